@@ -1,0 +1,1 @@
+"""Latent-imagination agents in JAX."""

@@ -1,0 +1,1 @@
+"""One file an algorithm; its config dataclass stands beside it."""

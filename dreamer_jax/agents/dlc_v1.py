@@ -1,0 +1,465 @@
+"""DLC-V1: a Gaussian RSSM, gradients through the dynamics, symlog critic with an EMA target.
+
+The baseline arm of "Using a Pretrained DDIM for Roll-out Scene Generation for Latent Imagination":
+imagination starts from posterior states of replayed sequences.
+
+    update:  batch -> world-model loss -> Adam
+             starts from the posterior -> rollout of H steps -> lambda-returns
+             actor (every `actor_interval`-th update): maximise returns + entropy
+             critic: regress symlog(return);  target critic: EMA
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from dreamer_jax import actor_critic
+from dreamer_jax.imagination import rollout
+from dreamer_jax.nn.blocks import MLP
+from dreamer_jax.nn.conv import fold, unfold
+from dreamer_jax.nn.vision import Decoder, Encoder, Layer
+from dreamer_jax.ops import gaussian
+from dreamer_jax.ops.keys import named_key
+from dreamer_jax.ops.optimisers import clipped_adam, ema
+from dreamer_jax.ops.transforms import symexp
+from dreamer_jax.types import Agent, LatentState, Metrics, Params, Spec, Transition
+from dreamer_jax.world_models import objectives
+from dreamer_jax.world_models.rssm import (
+    RSSM,
+    imagine_step,
+    initial_state,
+    observe,
+    observe_step,
+)
+
+
+@dataclass(frozen=True)
+class DLCConfig:
+    """Networks and losses; the defaults are the published sizes."""
+
+    # Networks
+    fold: int = 1
+    """Side of the pixel blocks folded into channels before the encoder (1: none)."""
+    encoder: tuple[Layer, ...] = ((32, 4, 3), (64, 4, 2), (128, 4, 2), (256, 4, 2))
+    """Convolutions as (features, kernel, stride)."""
+    embed: int = 512
+    """Size of the encoder's output."""
+    decoder_base: tuple[int, int] = (1, 1024)
+    """Side and channels that the decoder's linear layer is unflattened to."""
+    decoder: tuple[Layer, ...] = ((128, 5, 2), (64, 6, 2), (32, 6, 2), (3, 6, 3))
+    """Transposed convolutions as (features, kernel, stride); the last one paints the pixels."""
+    deter: int = 200
+    """Size of the GRU's state."""
+    stoch: int = 30
+    """Size of the Gaussian latent."""
+    hidden: int = 1000
+    """Width of the representation and transition MLPs."""
+    posterior_layers: int = 2
+    """Linear layers of the representation MLP."""
+    prior_layers: int = 3
+    """Linear layers of the transition MLP."""
+    min_std: float = 0.1
+    """Smallest standard deviation of the latent."""
+    head: int = 400
+    """Width of the reward, continue, critic and actor MLPs."""
+    head_layers: int = 3
+    """Linear layers of reward, continue and critic."""
+    actor_layers: int = 4
+    """Linear layers of the actor."""
+    actor_min_std: float = 0.1
+    """Smallest standard deviation of the policy."""
+
+    # World model
+    kl_scale: float = 1.0
+    """Weight of both KL terms."""
+    free_nats: float = 1.0
+    """Nats below which a KL term gives no gradient."""
+
+    # Imagination
+    horizon: int = 15
+    """Imagined steps."""
+    starts: int = 50
+    """Replayed states from which imagination starts in each update."""
+    gamma: float = 0.99
+    """Discount per decision."""
+    lambda_: float = 0.95
+    """Mixing of the lambda-return."""
+    actor_interval: int = 2
+    """The actor is updated in every n-th update."""
+    entropy_scale: float = 6e-4
+    """Weight of the policy's entropy (in nats) beside the return (in reward units)."""
+    target_rate: float = 0.02
+    """EMA rate of the target critic."""
+
+    # Optimisers
+    model_lr: float = 6e-4
+    """Adam's step size for the world model."""
+    critic_lr: float = 6e-4
+    """Adam's step size for the critic."""
+    actor_lr: float = 1e-4
+    """Adam's step size for the actor."""
+    model_eps: float = 1e-8
+    """Adam's epsilon for the world model."""
+    actor_critic_eps: float = 1e-5
+    """Adam's epsilon for actor and critic."""
+    model_clip: float = 1000.0
+    """Largest global gradient norm of the world model."""
+    actor_critic_clip: float = 100.0
+    """Largest global gradient norm of actor and critic."""
+
+
+@struct.dataclass
+class DLCState:
+    """Everything a learner is. `step` counts updates and is the same for all learners."""
+
+    model: Params
+    actor: Params
+    critic: Params
+    target: Params
+    model_opt: optax.OptState
+    actor_opt: optax.OptState
+    critic_opt: optax.OptState
+    step: jax.Array  # int32 []
+
+
+class Parts(NamedTuple):
+    """The networks; each can be swapped for another module of the same call."""
+
+    encoder: Encoder
+    rssm: RSSM
+    decoder: Decoder
+    reward: MLP
+    cont: MLP
+    actor: MLP
+    critic: MLP
+
+
+class ActCarry(NamedTuple):
+    """What acting remembers, leading axis [N]."""
+
+    state: LatentState
+    action: jax.Array
+
+
+LOSSES = (
+    "loss/image",
+    "loss/reward",
+    "loss/continue",
+    "loss/dynamics",
+    "loss/representation",
+    "loss/actor",
+    "loss/critic",
+)
+
+
+def make_parts(config: DLCConfig, spec: Spec) -> Parts:
+    """Build the modules.
+
+    Raises:
+      ValueError: sizes that do not fit together, naming the setting.
+    """
+    height, width, channels = spec.image
+    if height % config.fold or width % config.fold:
+        raise ValueError(f"agent.fold={config.fold} must divide the image, {height}x{width}")
+    folded = (height // config.fold, width // config.fold, channels * config.fold**2)
+    if config.decoder[-1][0] != folded[-1]:
+        raise ValueError(
+            f"agent.decoder must end with {folded[-1]} features (3 x fold^2), "
+            f"not {config.decoder[-1][0]}"
+        )
+    head = MLP(config.head_layers, config.head, 1)
+    return Parts(
+        encoder=Encoder(config.encoder, config.embed),
+        rssm=RSSM(
+            config.deter,
+            config.stoch,
+            config.hidden,
+            config.posterior_layers,
+            config.prior_layers,
+            config.min_std,
+        ),
+        decoder=Decoder(config.decoder_base, config.decoder, folded),
+        reward=head,
+        cont=head,
+        actor=MLP(config.actor_layers, config.head, 2 * spec.action),
+        critic=MLP(config.head_layers, config.head, 1, out_scale=0.0),
+    )
+
+
+def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
+    """The baseline arm as pure functions."""
+    parts = make_parts(config, spec)
+    model_tx = clipped_adam(config.model_lr, config.model_eps, config.model_clip)
+    actor_tx = clipped_adam(config.actor_lr, config.actor_critic_eps, config.actor_critic_clip)
+    critic_tx = clipped_adam(config.critic_lr, config.actor_critic_eps, config.actor_critic_clip)
+
+    def init(key: jax.Array) -> DLCState:
+        """Fresh parameters and optimisers."""
+        return init_state(parts, spec, config, key, (model_tx, actor_tx, critic_tx))
+
+    def carry(num_envs: int) -> ActCarry:
+        """Zero state and action for N environments."""
+        state = initial_state(parts.rssm, (num_envs,))
+        return ActCarry(state, jnp.zeros((num_envs, spec.action)))
+
+    def act(state, carry, image, is_first, key, mode):
+        """image uint8 [N, H, W, C], is_first bool [N] -> action [N, A] in [-1, 1], carry."""
+        chex.assert_rank([image, is_first], [4, 1])
+        sampled = 1.0 if mode == "train" else 0.0
+        key_latent, key_action = jax.random.split(key)
+        embed = parts.encoder.apply(state.model["encoder"], to_unit(fold(image, config.fold)))
+        noise = sampled * jax.random.normal(key_latent, carry.state.stoch.shape)
+        latent = observe_step(
+            parts.rssm, state.model["rssm"], carry.state, carry.action, embed, is_first, noise
+        )
+        raw = parts.actor.apply(state.actor, latent.features)
+        mean, std = actor_critic.policy_distribution(raw, config.actor_min_std)
+        action, _ = actor_critic.sample_action(mean, sampled * std, key_action)
+        return action, ActCarry(latent, action)
+
+    def update(state: DLCState, batch: Transition, key: jax.Array) -> tuple[DLCState, Metrics]:
+        """One update of everything: batch [T, B, ...]."""
+        loss = jax.value_and_grad(world_model_loss, argnums=2, has_aux=True)
+        (_, (posterior, metrics)), grads = loss(
+            parts, config, state.model, batch, named_key(key, "observe")
+        )
+        metrics["grad_norm/model"] = optax.global_norm(grads)
+        updates, model_opt = model_tx.update(grads, state.model_opt, state.model)
+        model = optax.apply_updates(state.model, updates)
+
+        start, alive = choose_starts(posterior, batch, config.starts, named_key(key, "starts"))
+        dream = Dream(parts, config, model, state.target, start, alive, named_key(key, "imagine"))
+        actor, actor_opt, features, imagined, dream_metrics = update_actor(
+            dream, state, actor_tx, config.actor_interval
+        )
+        critic, critic_opt, critic_metrics = update_critic(
+            parts, state, critic_tx, features, imagined
+        )
+        target = ema(state.target, critic, config.target_rate)
+        new = DLCState(
+            model, actor, critic, target, model_opt, actor_opt, critic_opt, state.step + 1
+        )
+        return new, metrics | dream_metrics | critic_metrics
+
+    def report(state: DLCState, batch: Transition, key: jax.Array) -> dict[str, jax.Array]:
+        """Reconstructions and open-loop predictions, see `look`."""
+        return look(parts, config, state, batch, key)
+
+    axes = DLCState(0, 0, 0, 0, 0, 0, 0, None)
+    return Agent(init, carry, act, update, report, axes, LOSSES)
+
+
+def to_unit(image: jax.Array) -> jax.Array:
+    """uint8 -> float32 in [0, 1]."""
+    return image.astype(jnp.float32) / 255.0
+
+
+def init_state(parts, spec, config, key, optimisers) -> DLCState:
+    """Parameters of every part from its own key; the target is a copy of the critic."""
+    image = jnp.zeros((1, *spec.image), jnp.uint8)
+    features = jnp.zeros((1, config.deter + config.stoch))
+    inputs = {
+        "encoder": (to_unit(fold(image, config.fold)),),
+        "rssm": (jnp.zeros((1, config.embed)), jnp.zeros((1, spec.action))),
+    }
+    params = {
+        name: part.init(named_key(key, name), *inputs.get(name, (features,)))
+        for name, part in parts._asdict().items()
+    }
+    actor, critic = params.pop("actor"), params.pop("critic")
+    model_tx, actor_tx, critic_tx = optimisers
+    return DLCState(
+        model=params,
+        actor=actor,
+        critic=critic,
+        target=jax.tree.map(jnp.copy, critic),
+        model_opt=model_tx.init(params),
+        actor_opt=actor_tx.init(actor),
+        critic_opt=critic_tx.init(critic),
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def world_model_loss(parts: Parts, config: DLCConfig, params, batch: Transition, key):
+    """Reconstruction + reward + continue + clipped KLs.
+
+    Returns:
+      loss [], (posterior states [T, B, ...], metrics).
+    """
+    length, size = batch.reward.shape
+    target = to_unit(fold(batch.image, config.fold))
+    flat = target.reshape(length * size, *target.shape[2:])
+    embed = parts.encoder.apply(params["encoder"], flat).reshape(length, size, -1)
+    start = initial_state(parts.rssm, (size,))
+    posterior, prior = observe(
+        parts.rssm, params["rssm"], embed, batch.prev_action, batch.is_first, start, key
+    )
+    features = posterior.features
+    image = parts.decoder.apply(params["decoder"], features.reshape(length * size, -1))
+    reward = parts.reward.apply(params["reward"], features)[..., 0]
+    cont = parts.cont.apply(params["cont"], features)[..., 0]
+    dynamics, representation, kl = gaussian.free_nats_kl(
+        (posterior.mean, posterior.std), prior, config.free_nats
+    )
+    metrics = {
+        "loss/image": objectives.image_loss(image[None], flat[None]),
+        "loss/reward": objectives.reward_loss(reward, batch.reward),
+        "loss/continue": objectives.continue_loss(cont, batch.is_terminal),
+        "loss/dynamics": config.kl_scale * jnp.mean(dynamics),
+        "loss/representation": config.kl_scale * jnp.mean(representation),
+    }
+    loss = sum(metrics.values())
+    metrics |= {
+        "loss/model": loss,
+        "latent/kl": jnp.mean(kl),
+        "latent/prior_entropy": jnp.mean(gaussian.entropy(prior[1])),
+        "latent/posterior_entropy": jnp.mean(gaussian.entropy(posterior.std)),
+        "replay/reward": jnp.mean(batch.reward),
+    }
+    return loss, (jax.lax.stop_gradient(posterior), metrics)
+
+
+def choose_starts(posterior: LatentState, batch: Transition, number: int, key: jax.Array):
+    """`number` different states of the batch: start [number, ...] and alive [number]."""
+    length, size = batch.reward.shape
+    flat = jax.tree.map(lambda x: x.reshape(length * size, *x.shape[2:]), posterior)
+    alive = 1.0 - batch.is_terminal.reshape(-1).astype(jnp.float32)
+    index = jax.random.choice(key, length * size, (number,), replace=False)
+    return jax.tree.map(lambda x: x[index], (flat, alive))
+
+
+class Dream(NamedTuple):
+    """All that imagination depends on besides the actor."""
+
+    parts: Parts
+    config: DLCConfig
+    model: Params
+    target: Params
+    start: LatentState
+    alive: jax.Array
+    key: jax.Array
+
+    def run(self, actor: Params):
+        """Rollout and returns under this actor: (actor loss, (features, imagined, metrics))."""
+        parts, config = self.parts, self.config
+
+        def policy(features, key):
+            raw = parts.actor.apply(actor, features)
+            mean, std = actor_critic.policy_distribution(raw, config.actor_min_std)
+            return actor_critic.sample_action(mean, std, key)
+
+        def step(state, action, key):
+            noise = jax.random.normal(key, state.stoch.shape)
+            return imagine_step(parts.rssm, self.model["rssm"], state, action, noise)
+
+        trajectory = rollout(step, policy, self.start, config.horizon, self.key)
+        features = trajectory.states.features
+        rewards = symexp(parts.reward.apply(self.model["reward"], features)[..., 0])
+        continues = jax.nn.sigmoid(parts.cont.apply(self.model["cont"], features)[..., 0])
+        values = symexp(parts.critic.apply(self.target, features)[..., 0])
+        imagined = actor_critic.imagined_returns(
+            rewards, continues, values, self.alive, config.gamma, config.lambda_
+        )
+        loss = actor_critic.actor_loss(imagined, trajectory.entropy, config.entropy_scale)
+        metrics = {
+            "loss/actor": loss,
+            "actor/entropy": jnp.mean(trajectory.entropy),
+            "actor/action_mean_abs": jnp.mean(jnp.abs(trajectory.actions)),
+            "imagined/return": jnp.mean(imagined.returns),
+            "imagined/return_std": jnp.std(imagined.returns),
+            "imagined/reward": jnp.mean(imagined.rewards),
+            "imagined/value": jnp.mean(values),
+            "imagined/continue": jnp.mean(continues[1:]),
+        }
+        return loss, (features[:-1], imagined, metrics)
+
+
+def update_actor(dream: Dream, state: DLCState, actor_tx, interval: int):
+    """Imagine; on every `interval`-th update also follow the gradient through the dynamics."""
+
+    def learn(_):
+        (_, aux), grads = jax.value_and_grad(dream.run, has_aux=True)(state.actor)
+        updates, opt = actor_tx.update(grads, state.actor_opt, state.actor)
+        return optax.apply_updates(state.actor, updates), opt, aux, optax.global_norm(grads)
+
+    def imagine_only(_):
+        return state.actor, state.actor_opt, dream.run(state.actor)[1], jnp.nan
+
+    actor, opt, (features, imagined, metrics), norm = jax.lax.cond(
+        state.step % interval == interval - 1, learn, imagine_only, None
+    )
+    metrics["grad_norm/actor"] = norm  # nan: no actor update
+    return actor, opt, *jax.lax.stop_gradient((features, imagined)), metrics
+
+
+def update_critic(parts: Parts, state: DLCState, critic_tx, features, imagined):
+    """One regression step on the imagined states: features [H, B, F]."""
+
+    def loss_fn(critic):
+        prediction = parts.critic.apply(critic, features)[..., 0]
+        return actor_critic.critic_loss(prediction, imagined)
+
+    loss, grads = jax.value_and_grad(loss_fn)(state.critic)
+    updates, opt = critic_tx.update(grads, state.critic_opt, state.critic)
+    metrics = {"loss/critic": loss, "grad_norm/critic": optax.global_norm(grads)}
+    return optax.apply_updates(state.critic, updates), opt, metrics
+
+
+CONTEXT = 5  # frames seen before the open-loop prediction starts
+
+
+def look(parts: Parts, config: DLCConfig, state: DLCState, batch: Transition, key: jax.Array):
+    """What TensorBoard shows of one batch [T, B].
+
+    Returns:
+      truth, reconstruction [T, h, w, c] of the first sequence; open_truth, open_prediction
+      [6, T, h, w, c] where the first CONTEXT frames are filtered and the rest imagined with the
+      recorded actions; all in [0, 1]. reward, reward_prediction [T, B] in reward units;
+      value, return [H, starts] of imagined states.
+    """
+    length, size = batch.reward.shape
+    params, rssm = state.model, parts.rssm
+    rows = min(6, size)
+    target = to_unit(batch.image)
+    folded = fold(target, config.fold)
+    flat = folded.reshape(length * size, *folded.shape[2:])
+    embed = parts.encoder.apply(params["encoder"], flat).reshape(length, size, -1)
+    start = initial_state(rssm, (size,))
+    args = (rssm, params["rssm"], embed, batch.prev_action, batch.is_first, start)
+    posterior, _ = observe(*args, named_key(key, "observe"))
+
+    def paint(features):
+        image = parts.decoder.apply(params["decoder"], features.reshape(-1, features.shape[-1]))
+        return unfold(image, config.fold).reshape(*features.shape[:-1], *target.shape[2:])
+
+    context = min(CONTEXT, length - 1)
+    before = jax.tree.map(lambda x: x[context - 1, :rows], posterior)
+
+    def dream(latent, action):
+        latent = imagine_step(rssm, params["rssm"], latent, action, jnp.zeros_like(latent.stoch))
+        return latent, latent.features
+
+    _, future = jax.lax.scan(dream, before, batch.prev_action[context:, :rows])
+    features = jnp.concatenate([posterior.features[:context, :rows], future])
+    reward = symexp(parts.reward.apply(params["reward"], posterior.features)[..., 0])
+    start, alive = choose_starts(posterior, batch, config.starts, named_key(key, "starts"))
+    run = Dream(parts, config, params, state.target, start, alive, named_key(key, "imagine")).run
+    _, (states, imagined, _) = run(state.actor)
+    value = symexp(parts.critic.apply(state.critic, states)[..., 0])
+    return {
+        "truth": target[:, 0],
+        "reconstruction": paint(posterior.features[:, 0]),
+        "open_truth": jnp.swapaxes(target[:, :rows], 0, 1),
+        "open_prediction": jnp.swapaxes(paint(features), 0, 1),
+        "reward": batch.reward,
+        "reward_prediction": reward,
+        "value": value,
+        "return": imagined.returns,
+    }

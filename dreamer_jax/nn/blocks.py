@@ -1,0 +1,55 @@
+"""Dense building blocks."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+
+class Linear(nn.Module):
+    """[..., in] -> [..., features].
+
+    Leading axes are flattened first: the weight gradient is then one plain matrix product, which
+    XLA's CPU backend runs several times faster than a contraction over two or more axes.
+    """
+
+    features: int
+    use_bias: bool = True
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        init = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
+        if self.scale == 0.0:
+            init = nn.initializers.zeros_init()
+        kernel = self.param("kernel", init, (x.shape[-1], self.features))
+        y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return y
+
+
+class NormSiLU(nn.Module):
+    """LayerNorm over the last axis, then SiLU."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.silu(nn.LayerNorm(epsilon=1e-3)(x))
+
+
+class MLP(nn.Module):
+    """`layers` linear layers: all but the last are followed by LayerNorm and SiLU.
+
+    [..., any] -> [..., out]. `out_scale` 0 makes the first outputs exactly zero.
+    """
+
+    layers: int
+    hidden: int
+    out: int
+    out_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for _ in range(self.layers - 1):
+            x = NormSiLU()(Linear(self.hidden, use_bias=False)(x))
+        return Linear(self.out, scale=self.out_scale)(x)

@@ -1,0 +1,1 @@
+"""Pure maths: no parameters, no modules, no state."""

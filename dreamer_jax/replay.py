@@ -1,0 +1,81 @@
+"""Sequence replay on the device: one ring per environment row, pure functions (no S axis here).
+
+flashbax's trajectory buffer has this shape, but adds the same number of records to every row; with
+one episode a cycle each learner brings another number, so `add` here takes a count per row.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import chex
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+
+@struct.dataclass
+class ReplayState:
+    """`data` leaves are [N, capacity, ...]; `cursor` is the next slot, `size` the filled length."""
+
+    data: Any
+    cursor: jax.Array  # int32 [N]
+    size: jax.Array  # int32 [N]
+
+
+def replay_bytes(record: Any, rows: int, capacity: int) -> int:
+    """Memory of a ring for `record`, a pytree of ShapeDtypeStructs or arrays, in bytes."""
+    leaves = jax.tree.leaves(record)
+    return rows * capacity * sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+def init(record: Any, rows: int, capacity: int) -> ReplayState:
+    """An empty ring for `rows` streams of records shaped like `record`."""
+    data = jax.tree.map(lambda x: jnp.zeros((rows, capacity, *x.shape), x.dtype), record)
+    return ReplayState(data, jnp.zeros((rows,), jnp.int32), jnp.zeros((rows,), jnp.int32))
+
+
+def add(state: ReplayState, chunk: Any, count: jax.Array) -> ReplayState:
+    """Append the first `count[n]` records of row n: chunk leaves [K, N, ...], count int32 [N].
+
+    Raises:
+      AssertionError: another dtype or shape than the ring's, or K larger than the capacity.
+    """
+    rows, capacity = jax.tree.leaves(state.data)[0].shape[:2]
+    length = jax.tree.leaves(chunk)[0].shape[0]
+    if length > capacity:
+        raise AssertionError(f"a chunk of {length} does not fit a ring of {capacity}")
+    for ring, new in zip(jax.tree.leaves(state.data), jax.tree.leaves(chunk), strict=True):
+        chex.assert_shape(new, (length, rows, *ring.shape[2:]))
+        chex.assert_type(new, ring.dtype)
+    offset = jnp.arange(length)[:, None]
+    slot = jnp.where(offset < count, (state.cursor + offset) % capacity, capacity)
+    row = jnp.broadcast_to(jnp.arange(rows), slot.shape)
+    data = jax.tree.map(lambda x, new: x.at[row, slot].set(new, mode="drop"), state.data, chunk)
+    return ReplayState(
+        data, (state.cursor + count) % capacity, jnp.minimum(state.size + count, capacity)
+    )
+
+
+def windows(size: jax.Array, length: int) -> jax.Array:
+    """Number of windows of `length` records in rows of `size` records: int32 [N]."""
+    return jnp.maximum(size - length + 1, 0)
+
+
+def sample(state: ReplayState, key: jax.Array, batch: int, length: int) -> Any:
+    """`batch` windows of `length` consecutive records, uniform over all windows of all rows.
+
+    Returns:
+      leaves [T, B, ...]. Windows never cross the seam (newest to oldest) nor leave a row; they may
+      cross episode ends, which `is_first` marks. With no whole window in the ring the result is
+      meaningless: the caller checks `windows` first.
+    """
+    capacity = jax.tree.leaves(state.data)[0].shape[1]
+    ends = jnp.cumsum(windows(state.size, length))
+    draw = jax.random.randint(key, (batch,), 0, jnp.maximum(ends[-1], 1))
+    row = jnp.searchsorted(ends, draw, side="right")
+    row = jnp.minimum(row, ends.shape[0] - 1)
+    oldest = state.cursor[row] - state.size[row]
+    start = oldest + draw - jnp.where(row > 0, ends[row - 1], 0)
+    slot = (start[None] + jnp.arange(length)[:, None]) % capacity
+    return jax.tree.map(lambda x: x[row[None], slot], state.data)

@@ -1,0 +1,1 @@
+"""The thin host side: loop, checkpoints, logs, evaluation."""

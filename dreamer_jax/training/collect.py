@@ -1,0 +1,144 @@
+"""Stepping the environments of all learners and laying their records out for the replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dreamer_jax.types import Transition
+from envs.vector import Record, VectorEnv
+
+
+class Episode(NamedTuple):
+    """One finished episode."""
+
+    learner: int
+    reward: float  # sum over the episode
+    decisions: int
+    frames: int
+    frames_total: int  # frames the learner had seen when it ended
+    progress: float  # visited fraction of the track
+    lap: bool
+
+
+class Collected(NamedTuple):
+    """What one cycle brought."""
+
+    chunk: Transition  # NumPy leaves [S, K, N, ...]
+    count: np.ndarray  # int32 [S, N] records of the chunk that are filled
+    episodes: list[Episode]
+
+
+Policy = Callable[[Record, np.ndarray, int], np.ndarray]
+"""(latest record [E, ...], active bool [E], step of the cycle) -> actions float32 [E, A]"""
+
+
+class Collector:
+    """Drives E = S * N environment streams (learner-major) and remembers running episodes."""
+
+    def __init__(self, env: VectorEnv, learners: int, chunk: int) -> None:
+        self.env, self.learners, self.chunk = env, learners, chunk
+        self.rows = env.num_envs // learners
+        self.last = Record(*(np.array(x) for x in env.record))
+        self.frames = np.zeros(learners, np.int64)  # simulated so far
+        self._running = np.zeros((env.num_envs, 3))  # reward, decisions, frames
+
+    def steps(self, policy: Policy, number: int) -> Collected:
+        """Every environment makes `number` steps."""
+        clock = np.zeros(self.env.num_envs, int)
+
+        def still(record: Record) -> np.ndarray:
+            clock[:] += 1
+            return clock < number
+
+        return self._collect(policy, still)
+
+    def episodes(self, policy: Policy, number: int) -> Collected:
+        """Every environment finishes `number` episodes, then waits for the others."""
+        done = np.zeros(self.env.num_envs, int)
+
+        def still(record: Record) -> np.ndarray:
+            done[:] += record.is_last & (done < number)
+            return done < number
+
+        return self._collect(policy, still)
+
+    def _collect(self, policy: Policy, still: Callable[[Record], np.ndarray]) -> Collected:
+        active = np.ones(self.env.num_envs, bool)
+        stage = _Stage(self.env, self.learners, self.chunk)
+        episodes: list[Episode] = []
+        step = 0
+        while active.any():
+            actions = policy(self.last, active, step)
+            record = self.env.step(actions, active)
+            self.last = Record(*(np.array(x) for x in record))  # the views die with the next step
+            stage.add(self.last, actions, active)
+            self.frames += np.where(active, record.frames, 0).reshape(self.learners, -1).sum(1)
+            episodes += self._count(self.last, active)
+            active = active & still(self.last)
+            step += 1
+        return Collected(stage.chunk, stage.count, episodes)
+
+    def _count(self, record: Record, active: np.ndarray) -> list[Episode]:
+        """Add the record to the running episodes; return those that ended."""
+        self._running[active & record.is_first] = 0.0
+        gain = np.stack([record.reward, ~record.is_first, record.frames], axis=1)
+        self._running[active] += gain[active]
+        ended = []
+        for e in np.flatnonzero(active & record.is_last):
+            reward, decisions, frames = self._running[e]
+            ended.append(
+                Episode(
+                    learner=int(e) // self.rows,
+                    reward=float(reward),
+                    decisions=int(decisions),
+                    frames=int(frames),
+                    frames_total=int(self.frames[e // self.rows]),
+                    progress=float(record.progress[e]),
+                    lap=bool(record.lap_finished[e]),
+                )
+            )
+        return ended
+
+    def get_state(self) -> dict[str, Any]:
+        """What a checkpoint must hold."""
+        return {
+            "streams": self.env.snapshot(),
+            "running": self._running.tolist(),
+            "frames": self.frames.tolist(),
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continue where `get_state` was taken."""
+        self.last = Record(*(np.array(x) for x in self.env.restore(state["streams"])))
+        self._running = np.array(state["running"])
+        self.frames = np.array(state["frames"], np.int64)
+
+
+class _Stage:
+    """Fixed-size host arrays that a cycle's records are written to."""
+
+    def __init__(self, env: VectorEnv, learners: int, chunk: int) -> None:
+        rows = env.num_envs // learners
+        lead = (learners, chunk, rows)
+        self.chunk = Transition(
+            image=np.zeros((*lead, *env.observation_space.shape), np.uint8),
+            prev_action=np.zeros((*lead, *env.action_space.shape), np.float32),
+            reward=np.zeros(lead, np.float32),
+            is_first=np.zeros(lead, bool),
+            is_terminal=np.zeros(lead, bool),
+        )
+        self.count = np.zeros((learners, rows), np.int32)
+
+    def add(self, record: Record, actions: np.ndarray, active: np.ndarray) -> None:
+        for e in np.flatnonzero(active):
+            s, n = divmod(int(e), self.count.shape[1])
+            k = self.count[s, n]
+            self.chunk.image[s, k, n] = record.observation[e]
+            self.chunk.prev_action[s, k, n] = 0.0 if record.is_first[e] else actions[e]
+            self.chunk.reward[s, k, n] = record.reward[e]
+            self.chunk.is_first[s, k, n] = record.is_first[e]
+            self.chunk.is_terminal[s, k, n] = record.is_terminal[e]
+            self.count[s, n] = k + 1

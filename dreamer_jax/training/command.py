@@ -1,0 +1,131 @@
+"""The command line of a training run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tyro
+
+from dreamer_jax.agents.dlc_v1 import make_dlc_v1
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
+from dreamer_jax.training.display import Display
+from dreamer_jax.training.loop import Run
+from dreamer_jax.training.presets import PRESETS, choose
+from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.signals import StopRequest
+from envs.vector import EnvironmentDied
+
+
+def guarded(main: Callable[[], int]) -> int:
+    """Run `main`; what a user can mend becomes one line and exit status 2."""
+    try:
+        return main()
+    except (UserError, EnvironmentDied) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("left at once; the last checkpoint is intact", file=sys.stderr)
+        return 130
+
+
+def race(argv: Sequence[str]) -> int:
+    """`experiments/car_racing.py`: returns the exit status."""
+    return guarded(lambda: _race(argv))
+
+
+def _race(argv: Sequence[str]) -> int:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--resume", type=Path)
+    known, rest = first.parse_known_args(argv)
+    if known.resume is not None:
+        if rest or known.preset:
+            extra = " ".join(rest) or f"--preset {known.preset}"
+            raise UserError(
+                f"--resume goes on with the settings of the run; leave out {extra}, or start a "
+                "new run with --out"
+            )
+        return resume(known.resume)
+    preset, why = choose(known.preset)
+    config = parse(rest, preset)
+    print(why)
+    return begin(config, known.preset or next(k for k, v in PRESETS.items() if v is preset))
+
+
+def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
+    """Overrides on top of a preset. Exits with status 2, naming the field, when one is unknown."""
+    config = tyro.cli(
+        RunConfig,
+        prog="car_racing.py [--preset debug|laptop|paper] [--resume DIR]",
+        description="Train on CarRacing-v3. Defaults shown are those of the chosen preset.",
+        args=list(arguments),
+        default=preset,
+    )
+    return check(config)
+
+
+def begin(config: RunConfig, name: str) -> int:
+    """A new run in a new folder."""
+    out = None if config.out is None else Path(config.out)
+    with RunFolder.create(out, f"car_racing-{name}-seed{config.seed}") as folder:
+        config = dataclasses.replace(config, out=str(folder.path))
+        folder.save_config(to_dict(config))
+        with Run(lambda spec: make_dlc_v1(config.agent, spec), config, [config.seed], folder) as run:
+            display = Display(folder.path, run.seeds, config.cycles)
+            try:
+                _announce(folder.path)
+                run.start()
+                run.prefill(display)
+                return _train(run, display)
+            finally:
+                display.close()
+
+
+def resume(path: Path) -> int:
+    """Continue the run in `path` with the settings it holds."""
+    with RunFolder.open(path) as folder:
+        config = check(from_dict(folder.load_config()))
+        with Run(lambda spec: make_dlc_v1(config.agent, spec), config, [config.seed], folder) as run:
+            fresh = not run.checkpoints.steps()
+            warnings = [] if fresh else run.load()
+            frames = [-1] if fresh else run.collector.frames
+            display = Display(folder.path, run.seeds, config.cycles, run.cycle, frames)
+            try:
+                _announce(folder.path)
+                for warning in warnings:
+                    print(f"warning: {warning}", file=sys.stderr)
+                if fresh:
+                    print("no checkpoint yet: starting from the beginning")
+                    run.start()
+                    run.prefill(display)
+                return _train(run, display)
+            finally:
+                display.close()
+
+
+def _announce(path: Path) -> None:
+    print(f"run folder: {path}")
+    print(f"watch it:   tensorboard --logdir {shlex.quote(str(path))}")
+
+
+def _train(run: Run, display: Display) -> int:
+    try:
+        with StopRequest() as stop:
+            run.train(display, stop)
+    except EnvironmentDied as error:
+        raise EnvironmentDied(
+            f"{error} Nothing is lost up to cycle {max(run.checkpoints.steps(), default=0)}: "
+            f"--resume {run.folder.path}"
+        ) from error
+    display.finish(f"CarRacing-v3, seed {run.seeds[0]}")
+    if stop.requested:
+        print(f"saved after cycle {run.cycle}; go on with --resume {run.folder.path}")
+        return stop.code
+    print(f"finished: curve in {run.folder.path / 'return.png'}")
+    return 0

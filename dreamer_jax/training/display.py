@@ -1,0 +1,187 @@
+"""What the user sees: progress bar, TensorBoard, metrics.jsonl, videos, the curve at the end."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from dreamer_jax.training import figures as draw
+from dreamer_jax.training.collect import Collected, Episode
+from dreamer_jax.training.evaluate import Played
+from dreamer_jax.training.logging import METRICS_NAME, RunLogger, mp4
+
+CONTEXT = 5  # frames seen before an open-loop prediction
+DECISION_FPS = 12.5  # decisions per second of game time at action repeat 4
+
+
+class Display:
+    """Logs of S learners. Steps on every axis are environment frames of that learner."""
+
+    def __init__(
+        self,
+        folder: Path,
+        seeds: Sequence[int],
+        cycles: int,
+        start: int = 0,
+        resume_frames: Sequence[int] | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.folder = folder
+        many = len(seeds) > 1
+        self.folders = [folder / f"seed_{seed}" if many else folder for seed in seeds]
+        resumed = [None] * len(seeds) if resume_frames is None else resume_frames
+        self.loggers = [
+            RunLogger(path, None if r is None else int(r))
+            for path, r in zip(self.folders, resumed, strict=True)
+        ]
+        self.bar = tqdm(total=cycles, initial=start, unit="cycle", disable=quiet, smoothing=0.1)
+        self.counts = [
+            sum(1 for _ in _curve(path)) if resume_frames is not None else 0
+            for path in self.folders
+        ]
+        self.latest: dict[str, str] = {}
+
+    def episodes(self, episodes: list[Episode]) -> None:
+        """One line per finished episode."""
+        for episode in episodes:
+            self.counts[episode.learner] += 1
+            self.loggers[episode.learner].scalars(
+                episode.frames_total,
+                {
+                    "episode/return": episode.reward,
+                    "episode/length": episode.decisions,
+                    "episode/frames": episode.frames,
+                    "episode/frames_total": episode.frames_total,
+                    "episode/progress": episode.progress,
+                    "episode/lap": float(episode.lap),
+                    "episode/number": self.counts[episode.learner],
+                },
+            )
+            self.latest |= {
+                "episode": str(self.counts[episode.learner]),
+                "return": f"{episode.reward:.0f}",
+            }
+
+    def cycle(
+        self,
+        number: int,
+        collected: Collected,
+        frames: np.ndarray,
+        table: dict[str, np.ndarray],
+        timing: dict[str, float],
+    ) -> None:
+        """Figures of one cycle: table entries are [M, S]; frames [S]."""
+        self.episodes(collected.episodes)
+        for s, logger in enumerate(self.loggers):
+            means = {name: mean_of_known(values[:, s]) for name, values in table.items()}
+            extra = {"train/cycle": number, "train/frames": int(frames[s])}
+            logger.scalars(int(frames[s]), means | extra | timing)
+            filled = np.arange(collected.chunk.reward.shape[1])[:, None] < collected.count[s]
+            actions = collected.chunk.prev_action[s][filled & ~collected.chunk.is_first[s]]
+            for i, name in enumerate(_action_names(actions.shape[-1])):
+                logger.histogram(int(frames[s]), f"action/{name}", actions[:, i])
+        rates = {
+            "frames/s": f"{timing['time/frames_per_second']:.0f}",
+            "updates/s": f"{timing['time/updates_per_second']:.2f}",
+        }
+        self.bar.set_postfix(self.latest | rates, refresh=False)
+        self.bar.update()
+
+    def report(self, frames: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
+        """Pictures of `Agent.report`, leading axis S."""
+        for s, logger in enumerate(self.loggers):
+            step, data = int(frames[s]), {name: value[s] for name, value in arrays.items()}
+            every = max(1, len(data["truth"]) // 8)
+            logger.image(
+                step,
+                "model/truth_reconstruction_error",
+                draw.strip(data["truth"][::every], data["reconstruction"][::every]),
+            )
+            logger.video(
+                step,
+                "model/open_loop",
+                draw.open_loop_video(data["open_truth"], data["open_prediction"], CONTEXT),
+                DECISION_FPS,
+            )
+            known, guess = data["reward"].ravel(), data["reward_prediction"].ravel()
+            logger.scalars(
+                step,
+                {
+                    "report/reward_correlation": correlation(known, guess),
+                    "report/value": float(data["value"].mean()),
+                    "report/return": float(data["return"].mean()),
+                    "report/value_return_correlation": correlation(data["value"], data["return"]),
+                },
+            )
+            logger.histogram(step, "report/value", data["value"])
+            logger.histogram(step, "report/return", data["return"])
+            logger.histogram(step, "report/reward_true", known)
+            logger.histogram(step, "report/reward_predicted", guess)
+
+    def evaluation(self, frames: np.ndarray, played: Played) -> None:
+        """Held-out episodes; the video is of the first learner's first track."""
+        for s, logger in enumerate(self.loggers):
+            returns = played.returns[s]
+            logger.scalars(
+                int(frames[s]),
+                {
+                    "eval/return": float(returns.mean()),
+                    "eval/return_min": float(returns.min()),
+                    "eval/return_max": float(returns.max()),
+                    "eval/lap_rate": float(played.laps[s].mean()),
+                    "eval/progress": float(played.progress[s].mean()),
+                },
+            )
+        step = int(frames[0])
+        self.loggers[0].video(step, "eval/episode", played.video[:150], DECISION_FPS)
+        mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, DECISION_FPS)
+        self.say(
+            f"evaluation at {step} frames: {played.returns.mean():.0f} over "
+            f"{played.returns.shape[1]} held-out tracks"
+        )
+
+    def say(self, text: str) -> None:
+        """A line above the progress bar."""
+        if not self.bar.disable:
+            self.bar.write(text)
+
+    def finish(self, title: str) -> None:
+        """The return curve of each learner as <run>/return.png."""
+        for path, logger in zip(self.folders, self.loggers, strict=True):
+            logger.flush()
+            frames, returns = draw.read_episode_curve(path / METRICS_NAME)
+            if len(frames):
+                draw.return_curve(path / "return.png", frames, returns, title)
+
+    def close(self) -> None:
+        """Close every file."""
+        self.bar.close()
+        for logger in self.loggers:
+            logger.close()
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """Mean over the entries that are not nan (an update without that figure); nan if none is."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return float(np.nanmean(values))
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson correlation of two arrays of one shape; 0 where one of them is constant."""
+    x, y = np.ravel(x) - np.mean(x), np.ravel(y) - np.mean(y)
+    scale = np.sqrt(np.sum(x**2) * np.sum(y**2))
+    return float(np.sum(x * y) / scale) if scale > 0 else 0.0
+
+
+def _action_names(size: int) -> tuple[str, ...]:
+    return ("steer", "throttle") if size == 2 else tuple(str(i) for i in range(size))
+
+
+def _curve(path: Path) -> np.ndarray:
+    return draw.read_episode_curve(path / METRICS_NAME)[0]

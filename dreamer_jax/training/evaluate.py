@@ -1,0 +1,119 @@
+"""Playing whole episodes with a fixed policy on held-out tracks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamer_jax.training.config import EnvConfig
+from dreamer_jax.training.learner import Learner
+from envs.make import HeldOutSeeds, MakeEnv
+from envs.vector import VectorEnv
+
+MOST_PARALLEL = 10
+
+
+class Played(NamedTuple):
+    """Results of n episodes of S learners, in the order of the track seeds."""
+
+    returns: np.ndarray  # [S, n]
+    laps: np.ndarray  # bool [S, n]
+    progress: np.ndarray  # [S, n] visited fraction of the track
+    frames: np.ndarray  # int [S, n]
+    video: np.ndarray  # uint8 [T, H, W, 3], learner 0 on the first track
+
+
+def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
+    """The environment of this configuration, with some of its options changed."""
+    options = {
+        "action_repeat": config.action_repeat,
+        "time_limit": config.time_limit,
+        "idle_limit": config.idle_limit,
+        "off_road_ends": config.off_road_ends,
+        "backwards_ends": config.backwards_ends,
+    }
+    return MakeEnv(config.id, options | changes)
+
+
+def evaluate(
+    learner: Learner,
+    carry: Any,
+    state: Any,
+    config: EnvConfig,
+    keys: jax.Array,
+    episodes: int,
+    first_seed: int = 0,
+    mode: str = "eval",
+) -> Played:
+    """Play tracks first_seed .. first_seed + episodes - 1 under the rules of `config`.
+
+    Idle episodes are not cut short: returns are those of the rules alone. Args: `carry` is the
+    agent's fresh carry for n environments as a function of n (see `Agent.carry`).
+    """
+    parallel = next(n for n in range(min(episodes, MOST_PARALLEL), 0, -1) if episodes % n == 0)
+    seeds = [HeldOutSeeds(first_seed + n, parallel) for n in range(parallel)]
+    learners = keys.shape[0]
+    with VectorEnv(make_env(config, idle_limit=0), seeds * learners) as env:
+        acting = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (learners, *x.shape)), carry(parallel)
+        )
+        game = _Game(env, learners, episodes // parallel)
+        step = 0
+        while game.active.any():
+            lead = (learners, parallel)
+            step_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, step)
+            action, acting = learner.act(
+                state,
+                acting,
+                game.image.reshape(*lead, *game.image.shape[1:]),
+                game.is_first.reshape(lead),
+                game.active.reshape(lead),
+                step_keys,
+                mode=mode,
+            )
+            game.step(np.asarray(jax.device_get(action)).reshape(env.num_envs, -1))
+            step += 1
+    return game.result()
+
+
+class _Game:
+    """Runs E environments for `rounds` episodes each and keeps the scores."""
+
+    def __init__(self, env: VectorEnv, learners: int, rounds: int) -> None:
+        self.env, self.learners, self.rounds = env, learners, rounds
+        number = env.num_envs
+        self.image = np.zeros((number, *env.observation_space.shape), np.uint8)
+        self.is_first = np.zeros(number, bool)
+        self.active = np.ones(number, bool)
+        self.done = np.zeros(number, int)
+        self.scores = np.zeros((number, rounds, 4))  # return, lap, progress, frames
+        self.video: list[np.ndarray] = []
+
+    def step(self, actions: np.ndarray) -> None:
+        record = self.env.step(actions, self.active)
+        self.image, self.is_first = record.observation.copy(), record.is_first.copy()
+        if self.done[0] == 0:
+            self.video.append(self.image[0])
+        for e in np.flatnonzero(self.active):
+            score = self.scores[e, self.done[e]]
+            score[0] += record.reward[e]
+            score[3] += record.frames[e]
+            if record.is_last[e]:
+                score[1:3] = record.lap_finished[e], record.progress[e]
+                self.done[e] += 1
+        self.active = self.done < self.rounds
+
+    def result(self) -> Played:
+        # [S, parallel, rounds] -> [S, rounds * parallel], the order of the seeds
+        table = self.scores.reshape(self.learners, -1, self.rounds, 4)
+        table = np.swapaxes(table, 1, 2).reshape(self.learners, -1, 4)
+        return Played(
+            returns=table[..., 0],
+            laps=table[..., 1] > 0,
+            progress=table[..., 2],
+            frames=table[..., 3].astype(int),
+            video=np.stack(self.video),
+        )

@@ -1,0 +1,138 @@
+"""The jitted entry points of an agent: the only places where jit stands.
+
+Everything has a leading axis S of independent learners, also when S = 1.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax import replay
+from dreamer_jax.ops.keys import named_key
+from dreamer_jax.types import Agent, Spec, Transition
+
+
+class Learner(NamedTuple):
+    """Compiled functions over S learners.
+
+    init:   (keys [S]) -> state
+    carry:  (S) -> acting carry, leaves [S, N, ...]
+    act:    (state, carry, image [S, N, ...], is_first [S, N], active [S, N], keys [S], mode)
+            -> (action [S, N, A], carry); inactive environments keep their carry
+    add:    (replay, chunk [S, K, N, ...], count [S, N]) -> replay; donates the replay
+    update: (state, replay, keys [S], healthy bool [S]) -> (state, healthy, figures [M, n, S]);
+            M updates in one program, donates the state. A learner whose loss stops being finite
+            is frozen as it was before that update, and `healthy` turns False
+    sample: (replay, keys [S], step []) -> the batch [S, T, B, ...] that update number `step` saw
+    report: (state, batch [S, T, B, ...], keys [S]) -> arrays to look at, leading S
+    names:  names of the n figures
+    """
+
+    init: Any
+    carry: Any
+    act: Any
+    add: Any
+    update: Any
+    sample: Any
+    report: Any
+    names: tuple[str, ...]
+    losses: tuple[str, ...]
+
+
+def record_spec(spec: Spec) -> Transition:
+    """Shape and dtype of one record."""
+    scalar = partial(jax.ShapeDtypeStruct, ())
+    return Transition(
+        image=jax.ShapeDtypeStruct(spec.image, jnp.uint8),
+        prev_action=jax.ShapeDtypeStruct((spec.action,), jnp.float32),
+        reward=scalar(jnp.float32),
+        is_first=scalar(jnp.bool_),
+        is_terminal=scalar(jnp.bool_),
+    )
+
+
+def make_learner(
+    agent: Agent, spec: Spec, envs: int, updates: int, batch: int, length: int
+) -> Learner:
+    """Vmap the agent over learners and compile its entry points."""
+    axes = agent.axes
+    update = jax.vmap(agent.update, in_axes=(axes, 0, 0), out_axes=(axes, 0))
+    names = figure_names(agent, spec, batch, length)
+    losses = jnp.array([names.index(name) for name in agent.losses])
+
+    def sample(ring, keys, step):
+        keys = jax.vmap(lambda key: jax.random.fold_in(named_key(key, "sample"), step))(keys)
+        return jax.vmap(lambda r, k: replay.sample(r, k, batch, length))(ring, keys)
+
+    def one(ring, keys, carry, _):
+        state, healthy = carry
+        data = sample(ring, keys, state.step)
+        step_keys = jax.vmap(lambda k: jax.random.fold_in(named_key(k, "update"), state.step))(keys)
+        new, metrics = update(state, data, step_keys)
+        figures = jnp.stack([metrics[name].astype(jnp.float32) for name in names])
+        healthy = healthy & jnp.all(jnp.isfinite(figures[losses]), axis=0)
+        return (freeze(healthy, axes, new, state), healthy), figures
+
+    def update_many(state, ring, keys, healthy):
+        (state, healthy), figures = jax.lax.scan(
+            partial(one, ring, keys), (state, healthy), None, length=updates
+        )
+        return state, healthy, figures
+
+    def act(state, carry, image, is_first, active, keys, mode):
+        one_learner = jax.vmap(partial(agent.act, mode=mode), in_axes=(axes, 0, 0, 0, 0))
+        action, new = one_learner(state, carry, image, is_first, keys)
+
+        def keep(n, o):
+            return jnp.where(active.reshape(*active.shape, *[1] * (n.ndim - 2)), n, o)
+
+        return action, jax.tree.map(keep, new, carry)
+
+    return Learner(
+        init=jax.jit(jax.vmap(agent.init, out_axes=axes)),
+        carry=lambda learners: _stacked(agent.carry(envs), learners),
+        act=jax.jit(act, static_argnames="mode"),
+        add=jax.jit(jax.vmap(replay.add), donate_argnums=0),
+        update=jax.jit(update_many, donate_argnums=0),
+        sample=jax.jit(sample),
+        report=jax.jit(jax.vmap(agent.report, in_axes=(axes, 0, 0))),
+        names=names,
+        losses=agent.losses,
+    )
+
+
+def freeze(healthy: jax.Array, axes: Any, new: Any, old: Any) -> Any:
+    """`new` for healthy learners [S], `old` for the others; what all share moves on."""
+
+    def pick(axis, n, o):
+        if axis is None:
+            return n
+        choose = lambda a, b: jnp.where(healthy.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+        return jax.tree.map(choose, n, o)
+
+    return jax.tree.map(pick, axes, new, old, is_leaf=lambda x: x is None)
+
+
+def figure_names(agent: Agent, spec: Spec, batch: int, length: int) -> tuple[str, ...]:
+    """Names of the scalar metrics that `agent.update` returns."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    state = jax.eval_shape(agent.init, key)
+    data = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((length, batch, *x.shape), x.dtype), record_spec(spec)
+    )
+    _, metrics = jax.eval_shape(agent.update, state, data, key)
+    return tuple(sorted(metrics))
+
+
+def empty_replay(spec: Spec, learners: int, envs: int, capacity: int) -> replay.ReplayState:
+    """Rings for all learners, `capacity` records per environment."""
+    one = jax.eval_shape(lambda: replay.init(record_spec(spec), envs, capacity))
+    return jax.tree.map(lambda x: jnp.zeros((learners, *x.shape), x.dtype), one)
+
+
+def _stacked(tree: Any, learners: int) -> Any:
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *x.shape)), tree)

@@ -1,0 +1,289 @@
+"""The host loop: collect, add, update, log, report, evaluate, save. One cycle after the other.
+
+A cycle makes one dispatch of `updates` updates and one device-to-host transfer of their figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamer_jax import replay
+from dreamer_jax.ops.keys import named_key
+from dreamer_jax.training import memory
+from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.collect import Collected, Collector
+from dreamer_jax.training.config import RunConfig
+from dreamer_jax.training.display import Display
+from dreamer_jax.training.divergence import Diverged, save_evidence
+from dreamer_jax.training.evaluate import evaluate, make_env
+from dreamer_jax.training.learner import Learner, empty_replay, make_learner, record_spec
+from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.signals import StopRequest
+from dreamer_jax.types import Agent, Spec
+from envs.drivers import SmoothDriver
+from envs.make import EpisodeSeeds
+from envs.vector import Record, VectorEnv
+
+FIRST_EVAL_SEED = 5_000  # the tracks watched during training; evaluate.py starts at 0
+
+
+class Run:
+    """S learners (S = len(seeds)) on one device, from their environments to their logs.
+
+    `make_agent(spec)` builds the algorithm. Use as a context manager; `train()` runs to the end.
+    """
+
+    def __init__(
+        self, make_agent: Any, config: RunConfig, seeds: Sequence[int], folder: RunFolder
+    ) -> None:
+        self.config, self.seeds, self.folder = config, tuple(seeds), folder
+        self.learners = len(self.seeds)
+        self.capacity = config.replay // config.envs
+        bases = [EpisodeSeeds(1024 * seed + n) for seed in self.seeds for n in range(config.envs)]
+        self.env = VectorEnv(make_env(config.env), bases)
+        image, action = self.env.observation_space.shape, self.env.action_space.shape
+        self.spec = Spec(image, action[0])
+        self.agent: Agent = make_agent(self.spec)
+        self.learner: Learner = make_learner(
+            self.agent, self.spec, config.envs, config.updates, config.batch, config.length
+        )
+        memory.check(
+            self.learners * replay.replay_bytes(record_spec(self.spec), config.envs, self.capacity)
+        )
+        self.keys = jax.vmap(jax.random.key)(jnp.array(self.seeds))
+        self.use_keys = {  # derived here: inside the loop even a name would be a transfer
+            name: jax.vmap(partial(named_key, name=name))(self.keys)
+            for name in ("init", "report", "eval")
+        }
+        self.collector = Collector(self.env, self.learners, config.chunk)
+        self.drivers = [SmoothDriver(config.envs, seed) for seed in self.seeds]
+        self.checkpoints = Checkpointer(folder.path / "checkpoints", config.keep)
+        self.cycle = 0  # cycles finished
+        self.updates = 0
+        self.healthy = jnp.ones(self.learners, bool)
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.env.close()
+
+    # ------------------------------------------------------------------ state
+
+    def start(self) -> None:
+        """Fresh parameters, an empty replay, then the driver's decisions."""
+        self.state = self.learner.init(self.use_keys["init"])
+        self.carry = self.learner.carry(self.learners)
+        self.ring = empty_replay(self.spec, self.learners, self.config.envs, self.capacity)
+
+    def prefill(self, display: Display) -> None:
+        """Decisions of the exploration driver, before any training."""
+        remaining = -(-self.config.prefill // self.config.envs)
+        while remaining > 0:
+            number = min(remaining, self.config.chunk)
+            self._add(collected := self.collector.steps(self._drive, number))
+            display.episodes(collected.episodes)
+            remaining -= number
+
+    def save(self) -> None:
+        """A complete checkpoint; the ring is cut to its filled part."""
+        filled = int(np.max(jax.device_get(self.ring.size)))
+        arrays = {
+            "agent": self.state,
+            "replay": dataclasses.replace(
+                self.ring, data=jax.tree.map(lambda x: x[:, :, :filled], self.ring.data)
+            ),
+            "carry": self.carry,
+            "healthy": self.healthy,
+        }
+        host = {
+            "cycle": self.cycle,
+            "updates": self.updates,
+            "filled": filled,
+            "seeds": self.seeds,
+            "collector": self.collector.get_state(),
+            "drivers": [driver.get_state() for driver in self.drivers],
+        }
+        self.checkpoints.save(self.cycle, arrays, host)
+
+    def load(self) -> list[str]:
+        """Continue from the newest whole checkpoint; returns warnings about damaged ones."""
+        template, _ = checkpoint_template(self.agent, self.spec, self.config, self.checkpoints)
+        restored = self.checkpoints.restore(template)
+        host, arrays = restored.host, restored.arrays
+        self.state, self.carry = arrays["agent"], arrays["carry"]
+        self.healthy = arrays["healthy"]
+        room = self.capacity - host["filled"]
+        self.ring = dataclasses.replace(
+            arrays["replay"],
+            data=jax.tree.map(
+                lambda x: jnp.pad(x, [(0, 0)] * 2 + [(0, room)] + [(0, 0)] * (x.ndim - 3)),
+                arrays["replay"].data,
+            ),
+        )
+        self.cycle, self.updates = host["cycle"], host["updates"]
+        self.collector.set_state(host["collector"])
+        for driver, state in zip(self.drivers, host["drivers"], strict=True):
+            driver.set_state(state)
+        return restored.warnings
+
+    # ------------------------------------------------------------------ cycle
+
+    def train(self, display: Display, stop: StopRequest) -> None:
+        """Run the remaining cycles; returns early, after saving, when a stop was requested.
+
+        Raises:
+          Diverged: a loss became nan or infinite; the evidence is saved.
+          EnvironmentDied: the state as of the last finished cycle is saved first.
+        """
+        config = self.config
+        while self.cycle < config.cycles:
+            self._cycle(display)
+            last = self.cycle == config.cycles
+            due = self.cycle % config.checkpoint_every == 0
+            if last or due or stop.requested:
+                self.save()
+            if stop.requested:
+                return
+
+    def _cycle(self, display: Display) -> None:
+        config = self.config
+        clock = time.perf_counter()
+        frames = self.collector.frames.copy()
+        with jax.transfer_guard("disallow"):  # what crosses does so on purpose
+            collected = self.collect()
+            collect_seconds = time.perf_counter() - clock
+            clock = time.perf_counter()
+            figures = self.update()
+            update_seconds = time.perf_counter() - clock
+        self.cycle += 1
+        display.cycle(
+            self.cycle,
+            collected,
+            self.collector.frames,
+            figures,
+            {
+                "time/frames_per_second": (self.collector.frames - frames).sum() / collect_seconds,
+                "time/updates_per_second": config.updates * bool(figures) / update_seconds,
+            },
+        )
+        if figures and not np.all(jax.device_get(self.healthy)):
+            raise Diverged(save_evidence(self, figures))
+        if figures and config.report_every and self.cycle % config.report_every == 0:
+            self.report(display)
+        if config.eval_every and (
+            self.cycle % config.eval_every == 0 or self.cycle == config.cycles
+        ):
+            self.evaluate(display)
+
+    def collect(self) -> Collected:
+        """One cycle's episodes or steps with the current policy, added to the replay."""
+        if self.config.cycle_unit == "episodes":
+            collected = self.collector.episodes(self._act, self.config.cycle_size)
+        else:
+            collected = self.collector.steps(self._act, self.config.chunk)
+        self._add(collected)
+        return collected
+
+    def update(self) -> dict[str, np.ndarray]:
+        """M updates: figures by name, each [M, S]. Empty while the replay holds no sequence."""
+        sizes = jax.device_get(self.ring.size)
+        if np.any(np.maximum(sizes - self.config.length + 1, 0).sum(-1) == 0):
+            return {}
+        self.state, self.healthy, figures = self.learner.update(
+            self.state, self.ring, self.keys, self.healthy
+        )
+        self.updates += self.config.updates
+        table = jax.device_get(figures)
+        return {name: table[:, i] for i, name in enumerate(self.learner.names)}
+
+    def report(self, display: Display) -> None:
+        """Pictures of one batch."""
+        keys = self.use_keys["report"]
+        step = jax.device_put(np.int32(self.updates))
+        batch = self.learner.sample(self.ring, keys, step)
+        arrays = jax.device_get(self.learner.report(self.state, batch, keys))
+        display.report(self.collector.frames, arrays)
+
+    def evaluate(self, display: Display) -> None:
+        """A few held-out tracks with the deterministic policy, under the rules of the task."""
+        config = self.config
+        played = evaluate(
+            self.learner,
+            self.agent.carry,
+            self.state,
+            config.env,
+            self.use_keys["eval"],
+            config.eval_episodes,
+            FIRST_EVAL_SEED,
+        )
+        display.evaluation(self.collector.frames, played)
+
+    # ------------------------------------------------------------------ policies
+
+    def _act(self, record: Record, active: np.ndarray, step: int) -> np.ndarray:
+        lead = (self.learners, self.config.envs)
+        image = record.observation.reshape(*lead, *self.spec.image)
+        count = jax.device_put(np.array([self.cycle, step], np.uint32))
+        inputs = (image, record.is_first.reshape(lead), active.reshape(lead))
+        action, self.carry = self.learner.act(
+            self.state, self.carry, *jax.device_put(inputs), _act_keys(self.keys, count),
+            mode="train",
+        )  # fmt: skip
+        return jax.device_get(action).reshape(self.env.num_envs, -1)
+
+    def _drive(self, record: Record, active: np.ndarray, step: int) -> np.ndarray:
+        lead = (self.learners, self.config.envs)
+        first, active = record.is_first.reshape(lead), active.reshape(lead)
+        return np.concatenate(
+            [d.act(f, a) for d, f, a in zip(self.drivers, first, active, strict=True)]
+        )
+
+    def _add(self, collected: Collected) -> None:
+        chunk, count = jax.device_put((collected.chunk, collected.count))
+        self.ring = self.learner.add(self.ring, chunk, count)
+
+
+@jax.jit
+def _act_keys(keys: jax.Array, count: jax.Array) -> jax.Array:
+    """One key per learner for step count[1] of cycle count[0]."""
+
+    def one(key):
+        return jax.random.fold_in(jax.random.fold_in(named_key(key, "act"), count[0]), count[1])
+
+    return jax.vmap(one)(keys)
+
+
+def checkpoint_template(
+    agent: Agent, spec: Spec, config: RunConfig, checkpoints: Checkpointer
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Shapes of a run's checkpoint, and the host part of the one that would be restored.
+
+    Raises:
+      UserError: there is no whole checkpoint.
+    """
+    host = checkpoints.restore_host()
+    learners = len(host["seeds"])
+
+    def build():
+        keys = jax.vmap(jax.random.key)(jnp.zeros(learners, jnp.int32))
+        carry = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (learners, *x.shape)), agent.carry(config.envs)
+        )
+        return {
+            "agent": jax.vmap(agent.init, out_axes=agent.axes)(keys),
+            "replay": empty_replay(spec, learners, config.envs, host["filled"]),
+            "carry": carry,
+            "healthy": jnp.ones(learners, bool),
+        }
+
+    return jax.eval_shape(build), host
+

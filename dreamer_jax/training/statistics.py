@@ -1,0 +1,91 @@
+"""Summary statistics of episode returns, with bootstrap intervals (NumPy only)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+_CHUNK_VALUES = 4_000_000  # resampled values held at once: 32 MB
+
+
+def _finite(x: ArrayLike) -> np.ndarray:
+    values = np.asarray(x, dtype=np.float64)
+    if values.size == 0:
+        raise ValueError("no values to summarise")
+    if not np.isfinite(values).all():
+        raise ValueError("values must be finite")
+    return values
+
+
+def interquartile_mean(x: ArrayLike, axis: int | None = None) -> np.ndarray | float:
+    """Mean of the middle half: floor(n/4) values are dropped at each end.
+
+    x: [...], reduced along `axis` (all values when None). Raises ValueError when empty or not
+    finite.
+    """
+    values = _finite(x)
+    if axis is None:
+        values, axis = values.ravel(), 0
+    values = np.sort(values, axis=axis)
+    count = values.shape[axis]
+    drop = count // 4
+    middle = np.take(values, np.arange(drop, count - drop), axis=axis)
+    mean = middle.mean(axis=axis)
+    return float(mean) if np.ndim(mean) == 0 else mean
+
+
+def bootstrap_interval(
+    x: ArrayLike,
+    statistic: Callable[..., np.ndarray],
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of `statistic` over the values x: [n].
+
+    `statistic(samples, axis=-1)` maps [m, n] to [m], as `np.mean` does. The same seed gives the
+    same interval. Raises ValueError on empty or non-finite values, or a confidence outside (0, 1).
+    """
+    values = _finite(x).ravel()
+    if not 0.0 < confidence < 1.0:
+        raise ValueError("confidence must lie strictly between 0 and 1")
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_VALUES // values.size)
+    estimates = []
+    for start in range(0, resamples, chunk):
+        rows = min(chunk, resamples - start)
+        picks = rng.integers(0, values.size, (rows, values.size))
+        estimates.append(statistic(values[picks], axis=-1))
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(np.concatenate(estimates), [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def summarise(returns: ArrayLike, laps: ArrayLike) -> dict[str, float | int]:
+    """Summary of an evaluation, with 95 % bootstrap intervals.
+
+    returns: [n] episode returns; laps: [n] bool, whether the episode finished a lap. `std` is the
+    sample standard deviation (n - 1), 0 for one episode; `lap_rate` is in [0, 1]. Raises
+    ValueError when empty, not finite, or of different lengths.
+    """
+    values = _finite(returns).ravel()
+    finished = np.asarray(laps, dtype=bool).ravel()
+    if finished.shape != values.shape:
+        raise ValueError(f"{values.size} returns but {finished.size} laps")
+    mean_low, mean_high = bootstrap_interval(values, np.mean)
+    iqm_low, iqm_high = bootstrap_interval(values, interquartile_mean)
+    return {
+        "episodes": int(values.size),
+        "mean": float(values.mean()),
+        "mean_low": mean_low,
+        "mean_high": mean_high,
+        "std": float(values.std(ddof=1)) if values.size > 1 else 0.0,
+        "iqm": float(interquartile_mean(values)),
+        "iqm_low": iqm_low,
+        "iqm_high": iqm_high,
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "lap_rate": float(finished.mean()),
+    }

@@ -1,0 +1,85 @@
+"""The pytrees that cross rooms.
+
+Letters: T = time, B = batch, S = learners on one vmapped axis, N = environments of one learner,
+H = imagination horizon, A = action size, D = deterministic size, Z = stochastic size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+from flax import struct
+
+Params = Any
+Metrics = dict[str, jax.Array]
+
+
+class Spec(NamedTuple):
+    """What an agent must know of its environment."""
+
+    image: tuple[int, int, int]  # height, width, channels
+    action: int  # size of the action vector, each entry in [-1, 1]
+
+
+@struct.dataclass
+class Transition:
+    """One record per observation *received*, leading axes [T, B] in learning code.
+
+    `prev_action` and `reward` are those that led to `image`; both are zero where `is_first`.
+    So the last observation of an episode is an ordinary record, and a window may start anywhere.
+    """
+
+    image: jax.Array  # uint8 [..., height, width, channels]
+    prev_action: jax.Array  # float32 [..., A]
+    reward: jax.Array  # float32 [...]
+    is_first: jax.Array  # bool [...]  the recurrent state is reset before this record
+    is_terminal: jax.Array  # bool [...]  no future; a time limit leaves it False
+
+
+@struct.dataclass
+class LatentState:
+    """State of a Gaussian RSSM; leading axes are free."""
+
+    deter: jax.Array  # [..., D]
+    stoch: jax.Array  # [..., Z]  a sample of Normal(mean, std)
+    mean: jax.Array  # [..., Z]
+    std: jax.Array  # [..., Z]
+
+    @property
+    def features(self) -> jax.Array:
+        """[..., D + Z], what every head reads."""
+        return jax.numpy.concatenate([self.deter, self.stoch], axis=-1)
+
+
+@struct.dataclass
+class Trajectory:
+    """An imagined rollout; `states` holds the start as well, so index t + 1 follows action t."""
+
+    states: LatentState  # [H + 1, B, ...]
+    actions: jax.Array  # [H, B, A]
+    entropy: jax.Array  # [H, B]  of the policy at states[t], in nats
+
+
+class Agent(NamedTuple):
+    """An algorithm as pure functions over explicit pytrees, for one learner (no S axis).
+
+    init:   (key) -> state
+    carry:  (num_envs) -> carry                    what `act` remembers between steps
+    act:    (state, carry, image [N, ...], is_first [N], key, mode) -> (action [N, A], carry);
+            mode is "train" (sampled) or "eval" (deterministic)
+    update: (state, batch [T, B], key) -> (state, metrics)
+    report: (state, batch [T, B], key) -> arrays to look at (see the agent's file)
+    axes:   a prefix tree for `jax.vmap` over S: 0 for what each learner owns, None for what all
+            share (the step counter, so that schedules stay branches under vmap)
+    losses: names of the metrics that must stay finite
+    """
+
+    init: Callable
+    carry: Callable
+    act: Callable
+    update: Callable
+    report: Callable
+    axes: Any
+    losses: tuple[str, ...]

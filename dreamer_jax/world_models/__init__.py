@@ -1,0 +1,1 @@
+"""Latent dynamics and what they are trained on."""

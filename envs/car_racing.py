@@ -1,0 +1,265 @@
+"""CarRacing-v3 with action repeat, two controls and one rendering per decision.
+
+Physics, pixels and rewards are Gymnasium's own: a decision gives, bit for bit, what repeating the
+stock `step` gives, without drawing the frames nobody sees.
+"""
+
+import math
+import os
+import warnings
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import EzPickle
+
+os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Box2D's import crashes where warnings are errors
+    from gymnasium.envs.box2d import car_racing as stock
+
+FAULT_REWARD = -100.0  # what stock gives for leaving the field
+BACKWARDS_SPEED = 1.0  # units/s against the track; a car at racing speed makes 40 to 80
+BACKWARDS_FRAMES = 25  # half a second: a spin that is caught does not count
+
+_dummy_display = False  # whether SDL_VIDEODRIVER was set here, not by the user
+
+
+class RacingEnv(stock.CarRacing):
+    """A car on a random track, seen from above.
+
+    Observation: uint8 [96, 96, 3]. Action: float32 [2] in [-1, 1], clipped to it: steer (right is
+    positive) and throttle (positive) or brake (negative).
+
+    Options:
+        action_repeat: frames (1/50 s each) simulated per decision, at least 1. Rewards are summed;
+            the repeat stops at the first end; the frame drawn is the last one simulated.
+        time_limit: frames after which the episode is truncated, also amidst a repeat.
+        skip_zoom: leave out the zoom-in animation of the first second (pixels only).
+        idle_limit: frames without reaching a new tile after which the episode terminates; 0: never.
+        off_road_ends: terminate once all four wheels have left the road tiles; that frame's reward
+            becomes -100.
+        backwards_ends: terminate once the car has moved against the direction of the road tiles it
+            touches, at more than 1 unit/s, for 25 frames on end; that frame's reward becomes -100.
+        lap_complete_percent: fraction of the tiles that makes a lap, in (0, 1].
+        render_mode: None, "rgb_array", "state_pixels" or "human" (opens a window).
+
+    `info` of every step and reset: `frames` (int, simulated in this step), `lap_finished` (bool),
+    `progress` (float, visited fraction of the tiles), `end` (str: "", "lap", "field", "off_road",
+    "backwards", "idle" or "time"; a termination is named before the time limit).
+
+    Raises:
+        ValueError: an option out of range, or an action of wrong shape or not finite.
+        ResetNeeded: a step before the first reset or after an end.
+    """
+
+    def __init__(
+        self,
+        *,
+        action_repeat: int = 4,
+        time_limit: int = 1000,
+        skip_zoom: bool = True,
+        idle_limit: int = 0,
+        off_road_ends: bool = False,
+        backwards_ends: bool = False,
+        lap_complete_percent: float = 0.95,
+        render_mode: str | None = None,
+    ):
+        options = {name: value for name, value in locals().items() if name not in _NOT_OPTIONS}
+        _check_options(options)
+        _choose_display(render_mode)
+        super().__init__(render_mode=render_mode, lap_complete_percent=lap_complete_percent)
+        EzPickle.__init__(self, **options)  # stock has stored its own arguments
+        self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
+        self.action_repeat = int(action_repeat)
+        self.time_limit = int(time_limit)
+        self.idle_limit = int(idle_limit)
+        self.skip_zoom = skip_zoom
+        self.off_road_ends = off_road_ends
+        self.backwards_ends = backwards_ends
+        self.state = None
+        self._draws = True
+        self._running = False
+        if render_mode != "human":  # a window shows every frame, a recording one per decision
+            self.metadata = {**self.metadata, "render_fps": stock.FPS / self.action_repeat}
+
+    def reset(
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Starts an episode on the track of `seed` -> (observation uint8 [96, 96, 3], info)."""
+        self._running, self._draws = False, False
+        try:
+            super().reset(seed=seed, options=options)  # ends in `self.step(None)`
+        finally:
+            self._draws = True
+        if self.skip_zoom:
+            self.t = 1.0  # the animation's clock; no physics reads it
+        self._frame = self._newest_tile_frame = self._backwards = 0
+        self._tiles_seen = self.tile_visited_count
+        self._road_polygons = _centres_and_radii([polygon for polygon, _ in self.road_poly])
+        self._directions = [(-math.sin(beta), math.cos(beta)) for _, beta, _, _ in self.track]
+        self._running = True
+        return self._draw(), self._info(0, "")
+
+    def step(
+        self, action: np.ndarray | None
+    ) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One decision: float32 [2] -> (observation, reward, terminated, truncated, info)."""
+        if action is None:  # stock's `reset` comes through here
+            return super().step(None)
+        reward, terminated, truncated, info = self.simulate(action)
+        return self._draw(), reward, terminated, truncated, info
+
+    def simulate(self, action: np.ndarray) -> tuple[float, bool, bool, dict[str, Any]]:
+        """`step` without drawing: float32 [2] -> (reward, terminated, truncated, info)."""
+        if not self._running:
+            raise ResetNeeded("RacingEnv: the episode has ended or not begun; call reset() first.")
+        controls = _controls(action)
+        total, frames, end, terminated, truncated = 0.0, 0, "", False, False
+        self._draws = False
+        try:
+            while frames < self.action_repeat and not (terminated or truncated):
+                reward, end = self._simulate_frame(controls)
+                frames += 1
+                total += reward
+                terminated = bool(end)
+                truncated = self._frame >= self.time_limit
+        finally:
+            self._draws = True
+        self._running = not (terminated or truncated)
+        return total, terminated, truncated, self._info(frames, end or ("time" * truncated))
+
+    def _simulate_frame(self, controls: np.ndarray) -> tuple[float, str]:
+        """One frame of stock's physics, then the added ends -> (reward, end or "")."""
+        _, reward, terminated, _, info = super().step(controls)
+        self._frame += 1
+        if self.tile_visited_count != self._tiles_seen:
+            self._tiles_seen, self._newest_tile_frame = self.tile_visited_count, self._frame
+        if terminated:
+            return float(reward), "lap" if info["lap_finished"] else "field"
+        if self.off_road_ends and not any(wheel.tiles for wheel in self.car.wheels):
+            return FAULT_REWARD, "off_road"
+        if self.backwards_ends:
+            self._backwards = self._backwards + 1 if self._drives_backwards() else 0
+            if self._backwards >= BACKWARDS_FRAMES:
+                return FAULT_REWARD, "backwards"
+        if self.idle_limit and self._frame - self._newest_tile_frame >= self.idle_limit:
+            return float(reward), "idle"
+        return float(reward), ""
+
+    def _drives_backwards(self) -> bool:
+        tiles = set().union(*(wheel.tiles for wheel in self.car.wheels))
+        if not tiles:  # off the road there is no direction to offend
+            return False
+        velocity = self.car.hull.linearVelocity
+        directions = [self._directions[tile.idx] for tile in tiles]
+        along = sum(x * velocity[0] + y * velocity[1] for x, y in directions) / len(tiles)
+        return along < -BACKWARDS_SPEED
+
+    def _info(self, frames: int, end: str) -> dict[str, Any]:
+        return {
+            "frames": frames,
+            "lap_finished": end == "lap",
+            "progress": self.tile_visited_count / len(self.track),
+            "end": end,
+        }
+
+    def _render(self, mode: str):
+        if mode == "state_pixels" and not self._draws:
+            self._drawn_score = self.reward  # stock draws before it subtracts the step's 0.1
+            return self.state
+        return super()._render(mode)
+
+    def _draw(self) -> np.ndarray:
+        """The frame stock would have drawn within the last simulated step: uint8 [96, 96, 3]."""
+        score, self.reward = self.reward, self._drawn_score
+        try:
+            self.state = super()._render("state_pixels")
+        finally:
+            self.reward = score
+        return self.state
+
+    def _render_road(self, zoom, translation, angle):
+        """Stock's drawing, in stock's order, of the polygons that can reach the picture only.
+
+        Stock rotates some 700 polygons a frame to find the 30 that are seen: most of its time.
+        """
+        edge = stock.PLAYFIELD
+        field = [(edge, edge), (edge, -edge), (-edge, -edge), (-edge, edge)]
+        view = (zoom, translation, angle)
+        self._draw_colored_polygon(self.surf, field, self.bg_color, *view, clip=False)
+        for index in self._in_sight(_GRASS_POLYGONS, zoom):
+            self._draw_colored_polygon(self.surf, _GRASS[index], self.grass_color, *view)
+        for index in self._in_sight(self._road_polygons, zoom):
+            polygon, color = self.road_poly[index]
+            self._draw_colored_polygon(self.surf, polygon, [int(c) for c in color], *view)
+
+    def _in_sight(self, polygons: tuple[np.ndarray, np.ndarray], zoom: float) -> np.ndarray:
+        """Indices of the polygons within the distance of the picture's far corner to the car."""
+        centres, radii = polygons
+        reach = math.hypot(stock.WINDOW_W / 2, stock.WINDOW_H * 3 / 4) / zoom + 1.0
+        distances = np.hypot(*(centres - np.array(self.car.hull.position)).T)
+        return np.flatnonzero(distances <= reach + radii)
+
+
+def _centres_and_radii(polygons: list) -> tuple[np.ndarray, np.ndarray]:
+    """N polygons of 4 corners -> centres [N, 2], radii [N] of circles that hold them."""
+    corners = np.array(polygons, np.float64)
+    centres = corners.mean(axis=1)
+    return centres, np.linalg.norm(corners - centres[:, None], axis=-1).max(axis=1)
+
+
+_GRASS = [
+    [
+        (stock.GRASS_DIM * x + stock.GRASS_DIM, stock.GRASS_DIM * y + 0),
+        (stock.GRASS_DIM * x + 0, stock.GRASS_DIM * y + 0),
+        (stock.GRASS_DIM * x + 0, stock.GRASS_DIM * y + stock.GRASS_DIM),
+        (stock.GRASS_DIM * x + stock.GRASS_DIM, stock.GRASS_DIM * y + stock.GRASS_DIM),
+    ]
+    for x in range(-20, 20, 2)
+    for y in range(-20, 20, 2)
+]
+_GRASS_POLYGONS = _centres_and_radii(_GRASS)
+_NOT_OPTIONS = ("self", "__class__")
+
+
+def _controls(action: np.ndarray) -> np.ndarray:
+    """[steer, throttle or brake] [2] -> stock's [steer, gas, brake] float32 [3]."""
+    action = np.asarray(action, np.float32)
+    if action.shape != (2,):
+        raise ValueError(f"action: shape is {action.shape}; pass [steer, throttle/brake].")
+    if not np.isfinite(action).all():
+        raise ValueError(f"action: {action} is not finite; check the policy for NaN.")
+    steer, pedal = np.clip(action, -1.0, 1.0)
+    return np.array([steer, max(pedal, 0.0), max(-pedal, 0.0)], np.float32)
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    for name, least in (("action_repeat", 1), ("time_limit", 1), ("idle_limit", 0)):
+        value = options[name]
+        if isinstance(value, bool) or value != int(value) or value < least:
+            raise ValueError(f"{name}: {value!r} given; use a whole number of at least {least}.")
+    for name in ("skip_zoom", "off_road_ends", "backwards_ends"):
+        if options[name] not in (True, False):
+            raise ValueError(f"{name}: {options[name]!r} given; use True or False.")
+    fraction = options["lap_complete_percent"]
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(
+            f"lap_complete_percent: {fraction!r} given; use a fraction above 0 and up to 1."
+        )
+    modes = (None, *stock.CarRacing.metadata["render_modes"])
+    if options["render_mode"] not in modes:
+        raise ValueError(f"render_mode: {options['render_mode']!r} given; use one of {modes}.")
+
+
+def _choose_display(render_mode: str | None) -> None:
+    """Lets SDL run without a display, unless a window is asked for."""
+    global _dummy_display
+    if render_mode != "human":
+        _dummy_display |= "SDL_VIDEODRIVER" not in os.environ
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    elif _dummy_display:
+        os.environ.pop("SDL_VIDEODRIVER", None)
+        _dummy_display = False

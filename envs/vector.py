@@ -1,0 +1,316 @@
+"""Many environments as streams of records, played in worker processes."""
+
+import contextlib
+import itertools
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import types
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from envs import worker
+
+REMEDY = "Continue from the last checkpoint with --resume."
+
+
+class EnvironmentDied(RuntimeError):
+    """An environment raised or its process was killed; the text names it, its seed and step."""
+
+
+class Record(NamedTuple):
+    """What the environments last gave; views on memory that the next `step` overwrites.
+
+    An observation comes exactly once: the first of an episode with `is_first` (reward 0, frames 0),
+    the last with `is_last`. `reward[e]` is what led to `observation[e]`.
+    """
+
+    observation: np.ndarray  # [E, ...], uint8 [E, 96, 96, 3] for the races
+    reward: np.ndarray  # float32 [E]
+    is_first: np.ndarray  # bool [E]
+    is_last: np.ndarray  # bool [E]: terminated or truncated
+    is_terminal: np.ndarray  # bool [E]: terminated; a truncated episode has worth beyond its end
+    frames: np.ndarray  # int32 [E], environment frames simulated for this record
+    progress: np.ndarray  # float32 [E] in [0, 1]
+    lap_finished: np.ndarray  # bool [E]
+
+
+class VectorEnv:
+    """E environments, each a stream: reset, steps up to the end, next episode's reset, ...
+
+    A `step` gives each active environment one record: the reset's if it has not started or its
+    episode has ended (the action is then ignored), else the action's. Inactive ones stay as they
+    are, record included. The e-th environment plays its i-th episode on seed `seeds[e](i)`.
+
+    Args:
+        make_env: picklable; called in the workers, once per environment. Box spaces are required.
+        seeds: one function per environment, episode index -> seed, called in this process.
+        num_workers: processes, each playing a contiguous slice; the default is one per
+            environment, but no more than there are processors.
+
+    Raises:
+        ValueError: bad arguments, `make_env`'s own ValueError included.
+        EnvironmentDied: an environment failed, here or in any later call.
+    """
+
+    def __init__(
+        self,
+        make_env: Callable[[], gymnasium.Env],
+        seeds: Sequence[Callable[[int], int]],
+        num_workers: int | None = None,
+    ):
+        self._workers: list[_Worker] = []
+        self.num_envs, self._seeds = len(seeds), tuple(seeds)
+        if not seeds:
+            raise ValueError("seeds: empty; give one function per environment.")
+        count = min(self.num_envs, os.cpu_count() or 1) if num_workers is None else num_workers
+        if not 1 <= count <= self.num_envs:
+            raise ValueError(f"num_workers: {count} given; use 1 to {self.num_envs}.")
+        self._failure: str | None = None
+        self._episodes = [-1] * self.num_envs  # -1: not started
+        self._ended = np.zeros(self.num_envs, bool)
+        self._actions: list[list[np.ndarray]] = [[] for _ in seeds]  # of the current episodes
+        try:
+            self._start(make_env, count)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, make_env: Callable, count: int) -> None:
+        payload = _pickled(make_env)
+        bounds = [self.num_envs * w // count for w in range(count + 1)]
+        for first, last in itertools.pairwise(bounds):
+            self._workers.append(_Worker(payload, first, last - first))
+        self.observation_space, self.action_space = self._receive(starting=True)[0][1:]
+        for space in (self.observation_space, self.action_space):
+            if not isinstance(space, spaces.Box):
+                raise ValueError(f"make_env: space {space} is not a Box; wrap the environment.")
+        fields = worker.layout(self.num_envs, self.observation_space, self.action_space)
+        path = worker.create_mapping(fields)
+        try:
+            self._arrays = worker.map_arrays(path, fields)
+            self._send((path, fields))
+            self._receive(starting=True)
+        finally:
+            os.unlink(path)  # mapped by all who need it, or by nobody
+        self._record = Record(*(self._arrays[name] for name in Record._fields))
+
+    @property
+    def record(self) -> Record:
+        """The last record of each environment; zeros where it has not started."""
+        return self._record
+
+    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Record:
+        """float32 [E, A], bool [E] (None: all) -> the records, valid until the next call.
+
+        Raises:
+            ValueError: wrong shapes, or an action that is not finite where one is used.
+            EnvironmentDied: an environment failed; every later call fails likewise.
+        """
+        self._check_usable()
+        actions = np.asarray(actions, np.float32)
+        active = np.ones(self.num_envs, bool) if active is None else np.asarray(active, bool)
+        order = self._orders(actions, active)
+        for e in np.flatnonzero(order == worker.RESET):
+            self._arrays["seed"][e] = self._seeds[e](self._episodes[e] + 1)
+        self._arrays["action"][:], self._arrays["order"][:] = actions, order
+        self._exchange("step")
+        for e in np.flatnonzero(order):  # only now: until here the snapshot is the step before
+            if order[e] == worker.RESET:
+                self._episodes[e], self._actions[e] = self._episodes[e] + 1, []
+            else:
+                self._actions[e].append(actions[e].copy())
+        self._ended = self._record.is_last.copy()
+        return self._record
+
+    def _orders(self, actions: np.ndarray, active: np.ndarray) -> np.ndarray:
+        if actions.shape != self._arrays["action"].shape or active.shape != (self.num_envs,):
+            raise ValueError(
+                f"actions, active: shapes {actions.shape}, {active.shape} given; "
+                f"{self._arrays['action'].shape}, {(self.num_envs,)} are needed."
+            )
+        begins = (np.array(self._episodes) < 0) | self._ended
+        order = np.where(begins, worker.RESET, worker.STEP) * active
+        finite = np.isfinite(actions.reshape(self.num_envs, -1)).all(axis=1)
+        if (bad := np.flatnonzero((order == worker.STEP) & ~finite)).size:
+            raise ValueError(f"actions: not finite for environments {bad}; check the policy.")
+        return order
+
+    def snapshot(self) -> list[dict[str, Any]]:
+        """Per environment, as JSON types, what `restore` needs; costs no communication.
+
+        After a failed or interrupted `step` it is the state before that step.
+        """
+        return [
+            {
+                "episode": max(self._episodes[e], 0),
+                "actions": [action.tolist() for action in self._actions[e]],
+                "ended": bool(self._ended[e]),
+                "started": self._episodes[e] >= 0,
+            }
+            for e in range(self.num_envs)
+        ]
+
+    def restore(self, snapshot: Sequence[dict[str, Any]]) -> Record:
+        """Brings every environment to where it stood by replaying its episode's actions.
+
+        Returns the records as they stood, so that a policy can go on from them. Needs the same
+        `make_env` and seeds as the snapshot's.
+
+        Raises:
+            ValueError: the snapshot is of another number of environments.
+            EnvironmentDied: a replay failed or led elsewhere.
+        """
+        self._check_usable()
+        if len(snapshot) != self.num_envs:
+            raise ValueError(
+                f"snapshot: holds {len(snapshot)} environments, this has {self.num_envs}; "
+                "use as many as when it was taken."
+            )
+        self._episodes = [past["episode"] if past["started"] else -1 for past in snapshot]
+        self._actions = [[np.array(a, np.float32) for a in past["actions"]] for past in snapshot]
+        self._ended = np.array([past["ended"] for past in snapshot], bool)
+        for field in self._record:
+            field[:] = 0  # of those not started
+        replays = [
+            {"seed": self._seeds[e](past["episode"]), **past} if past["started"] else None
+            for e, past in enumerate(snapshot)
+        ]
+        self._exchange(replays)
+        return self._record
+
+    def close(self) -> None:
+        """Ends the processes; may be called again. Records already given stay readable."""
+        workers, self._workers = self._workers, []
+        for each in workers:
+            each.ask_to_end(at_once=self._failure is not None)
+        for each in workers:
+            each.end()
+
+    def __enter__(self) -> "VectorEnv":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def __del__(self):
+        with contextlib.suppress(Exception):  # the interpreter may be half gone
+            self.close()
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise EnvironmentDied(self._failure)
+        if not self._workers:
+            raise RuntimeError("VectorEnv: closed; make a new one and restore a snapshot.")
+
+    def _exchange(self, message: str | list) -> None:
+        """Sends "step", or one entry per environment, and waits for all workers."""
+        self._failure = f"An earlier call was interrupted, answers are outstanding. {REMEDY}"
+        self._send(message)
+        self._receive()
+        self._failure = None
+
+    def _send(self, message: str | tuple | list) -> None:
+        for each in self._workers:
+            part = message
+            if isinstance(message, list):
+                part = message[each.first : each.first + each.count]
+            with contextlib.suppress(OSError):  # a dead one is found on receiving
+                each.connection.send(part)
+
+    def _receive(self, starting: bool = False) -> list[tuple]:
+        """One answer per worker, in order; fails at the first bad one, without awaiting others."""
+        answers, pending = {}, {each.connection: each for each in self._workers}
+        while pending:
+            for connection in wait(list(pending)):
+                each = pending.pop(connection)
+                try:
+                    answer = connection.recv()
+                except (EOFError, OSError):
+                    affected = range(each.first, each.first + each.count)
+                    raise self._death(affected, each.fate()) from None
+                if answer[0] == "error":
+                    _, e, text, is_value_error = answer
+                    if starting and is_value_error:
+                        raise ValueError(text)
+                    raise self._death([e], text)
+                answers[each.first] = answer
+        return [answers[each.first] for each in self._workers]
+
+    def _death(self, envs: Sequence[int], reason: str) -> EnvironmentDied:
+        places = "; ".join(self._place(e) for e in envs)
+        self._failure = f"{places}: {reason}. {REMEDY}"
+        return EnvironmentDied(self._failure)
+
+    def _place(self, e: int) -> str:
+        if self._episodes[e] < 0:
+            return f"environment {e} (not started)"
+        seed = self._seeds[e](self._episodes[e])
+        steps = f"after {len(self._actions[e])} steps"
+        return f"environment {e} (episode {self._episodes[e]}, seed {seed}, {steps})"
+
+
+class _Worker:
+    """A process and this side's end of its pipe; plays environments first .. first + count - 1."""
+
+    def __init__(self, payload: bytes, first: int, count: int):
+        self.first, self.count = first, count
+        context = multiprocessing.get_context("spawn")  # a fork of a process that runs JAX hangs
+        self.connection, theirs = context.Pipe()
+        arguments = (theirs, payload, first, count)
+        self.process = context.Process(target=worker.run_worker, args=arguments, daemon=True)
+        with theirs, _main_hidden(unless=b"__main__" in payload):
+            self.process.start()
+
+    def fate(self) -> str:
+        """How the process ended, in words."""
+        self.process.join(timeout=5)
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"its process ended with exit code {code}"
+        with contextlib.suppress(ValueError):
+            return f"its process was killed by {signal.Signals(-code).name}"
+        return f"its process was killed by signal {-code}"
+
+    def ask_to_end(self, at_once: bool) -> None:
+        if at_once:
+            self.process.terminate()
+        with contextlib.suppress(OSError):
+            self.connection.send("close")
+
+    def end(self) -> None:
+        self.process.join(timeout=5)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+        self.connection.close()
+        self.process.close()
+
+
+def _pickled(make_env: Callable) -> bytes:
+    try:
+        return pickle.dumps(make_env)
+    except Exception as error:
+        raise ValueError(
+            f"make_env: cannot be sent to another process ({error}); "
+            "use envs.make.MakeEnv or a function at the top of a module."
+        ) from error
+
+
+@contextlib.contextmanager
+def _main_hidden(unless: bool):
+    """Keeps a started process from importing the script that starts it, and JAX with it."""
+    main = sys.modules["__main__"]
+    if not unless:
+        sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main

@@ -1,0 +1,182 @@
+"""The side of `VectorEnv` that runs in another process: plays a slice of the environments.
+
+Frames and actions lie in memory that both sides map; the pipe carries one short message each way.
+"""
+
+import contextlib
+import mmap
+import os
+import pickle
+import signal
+import tempfile
+import traceback
+from typing import Any
+
+import numpy as np
+from gymnasium import Env, spaces
+from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
+
+IDLE, STEP, RESET = 0, 1, 2  # orders, one per environment, in the mapped array `order`
+STATELESS_WRAPPERS = (OrderEnforcing, PassiveEnvChecker)
+
+Layout = dict[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
+
+
+def layout(num_envs: int, observation: spaces.Box, action: spaces.Box) -> Layout:
+    """The arrays both sides map; E = num_envs leads every shape."""
+    fields = {
+        "observation": (observation.shape, observation.dtype.str),
+        "action": (action.shape, "f4"),
+        "order": ((), "i1"),
+        "seed": ((), "i8"),
+        "reward": ((), "f4"),
+        "is_first": ((), "?"),
+        "is_last": ((), "?"),
+        "is_terminal": ((), "?"),
+        "frames": ((), "i4"),
+        "progress": ((), "f4"),
+        "lap_finished": ((), "?"),
+    }
+    return {name: ((num_envs, *shape), dtype) for name, (shape, dtype) in fields.items()}
+
+
+def create_mapping(fields: Layout) -> str:
+    """A file in memory, if the system has one there, large enough for `fields` -> its path."""
+    folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    descriptor, path = tempfile.mkstemp(prefix="envs-", dir=folder)
+    with os.fdopen(descriptor, "wb") as file:
+        file.truncate(_offsets(fields)[1])
+    return path
+
+
+def map_arrays(path: str, fields: Layout) -> dict[str, np.ndarray]:
+    """Views on the mapped file; the memory lives as long as any view, on either side, does."""
+    offsets, size = _offsets(fields)
+    with open(path, "r+b") as file:
+        memory = mmap.mmap(file.fileno(), size)
+    return {
+        name: np.frombuffer(memory, dtype, int(np.prod(shape)), offsets[name]).reshape(shape)
+        for name, (shape, dtype) in fields.items()
+    }
+
+
+def _offsets(fields: Layout) -> tuple[dict[str, int], int]:
+    offsets, end = {}, 0
+    for name, (shape, dtype) in fields.items():
+        offsets[name] = end
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        end += -(-size // 64) * 64  # whole cache lines: no two fields share one
+    return offsets, max(end, 64)
+
+
+def run_worker(connection, payload: bytes, first: int, count: int) -> None:
+    """Plays environments first .. first + count - 1 until told to close or the parent is gone.
+
+    Answers ("spaces", observation_space, action_space) once, then ("done",) per order, or
+    ("error", environment, text, is_value_error) once, after which the process ends.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
+    envs: list[Env] = []
+    current = first  # the environment an error is about
+    try:
+        make_env = pickle.loads(payload)
+        for current in range(first, first + count):  # noqa: B007
+            envs.append(make_env())
+        connection.send(("spaces", envs[0].observation_space, envs[0].action_space))
+        arrays = map_arrays(*connection.recv())
+        connection.send(("done",))
+        while (message := connection.recv()) != "close":
+            for current, env in enumerate(envs, first):
+                if message == "step":
+                    follow_order(env, arrays, current)
+                else:
+                    replay(env, arrays, current, message[current - first])
+            connection.send(("done",))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        pass  # the parent is gone
+    except Exception as error:
+        _report(connection, current, error)
+    finally:
+        for env in envs:
+            with contextlib.suppress(Exception):
+                env.close()
+        connection.close()
+
+
+def _report(connection, current: int, error: Exception) -> None:
+    is_value_error = isinstance(error, ValueError)
+    frames = traceback.extract_tb(error.__traceback__)
+    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+    text = str(error) if is_value_error else f"{type(error).__name__}: {error}"
+    with contextlib.suppress(OSError):
+        connection.send(("error", current, text + place, is_value_error))
+
+
+def follow_order(env: Env, arrays: dict[str, np.ndarray], e: int) -> None:
+    """Resets or steps environment e as its order says and writes the record that results."""
+    if arrays["order"][e] == RESET:
+        observation, info = env.reset(seed=int(arrays["seed"][e]))
+        _write(arrays, e, observation, info, 0.0, is_first=True)
+    elif arrays["order"][e] == STEP:
+        _step(env, arrays, e, arrays["action"][e].copy())
+
+
+def replay(env: Env, arrays: dict[str, np.ndarray], e: int, past: dict[str, Any] | None) -> None:
+    """Resets to past["seed"] and repeats past["actions"]; the last one writes its record in full.
+
+    Only the last frame is drawn where the environment has `simulate` and no wrapper around it
+    keeps a state of its own.
+
+    Raises:
+        RuntimeError: the episode ends elsewhere than it did, so it is not the same episode.
+    """
+    if past is None:
+        return
+    actions = np.asarray(past["actions"], np.float32)
+    observation, info = env.reset(seed=past["seed"])
+    if not len(actions):
+        _write(arrays, e, observation, info, 0.0, is_first=True)
+        return
+    bare = env
+    while isinstance(bare, STATELESS_WRAPPERS):
+        bare = bare.env
+    advance = getattr(bare, "simulate", env.step)
+    for action in actions[:-1]:
+        *_, terminated, truncated, _ = advance(action)
+        if terminated or truncated:
+            break
+    else:
+        _step(env, arrays, e, actions[-1])
+        if arrays["is_last"][e] == past["ended"]:
+            return
+    raise RuntimeError(
+        "the recorded actions do not lead where they led before: options, package versions or "
+        "machine differ from those the snapshot was taken with"
+    )
+
+
+def _step(env: Env, arrays: dict[str, np.ndarray], e: int, action: np.ndarray) -> None:
+    observation, reward, terminated, truncated, info = env.step(action)
+    is_last = terminated or truncated
+    _write(arrays, e, observation, info, reward, is_last=is_last, is_terminal=terminated)
+
+
+def _write(
+    arrays: dict[str, np.ndarray],
+    e: int,
+    observation: np.ndarray,
+    info: dict[str, Any],
+    reward: float,
+    *,
+    is_first: bool = False,
+    is_last: bool = False,
+    is_terminal: bool = False,
+) -> None:
+    arrays["observation"][e] = observation
+    arrays["reward"][e] = reward
+    arrays["is_first"][e] = is_first
+    arrays["is_last"][e] = is_last
+    arrays["is_terminal"][e] = is_terminal
+    arrays["frames"][e] = 0 if is_first else info.get("frames", 1)
+    arrays["progress"][e] = info.get("progress", 0.0)
+    arrays["lap_finished"][e] = info.get("lap_finished", False)

@@ -1,0 +1,13 @@
+"""Train the world-model agent on CarRacing-v3 from pixels.
+
+    python experiments/car_racing.py --seed 0                    a new run
+    python experiments/car_racing.py --resume runs/NAME          go on where a run stopped
+    python experiments/car_racing.py --preset laptop --help      every setting explained
+"""
+
+import sys
+
+if __name__ == "__main__":  # environment workers import this file too, and must stay light
+    from dreamer_jax.training.command import race
+
+    sys.exit(race(sys.argv[1:]))

@@ -1,0 +1,71 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer_jax.nn import conv
+from dreamer_jax.nn.vision import Decoder, Encoder, fit
+
+# (size, kernel, stride): every layer of the published networks, non-overlapping and odd ones
+CASES = [(96, 4, 3), (31, 4, 2), (14, 4, 2), (6, 4, 2), (12, 2, 2), (13, 3, 2), (9, 1, 1), (8, 3, 1)]
+TRANSPOSED = [(1, 5, 2), (5, 6, 2), (14, 6, 2), (32, 6, 3), (6, 2, 2), (7, 3, 2), (9, 1, 1), (5, 3, 1)]
+
+
+def data(size, kernel):
+    a, b = jax.random.split(jax.random.key(size * 10 + kernel))
+    return jax.random.normal(a, (2, size, size, 3)), jax.random.normal(b, (kernel, kernel, 3, 4))
+
+
+def agree(one, other, x, w, stride):
+    y = one(x, w, stride)
+    np.testing.assert_allclose(y, other(x, w, stride), rtol=1e-4, atol=1e-4)
+    weight = jax.random.normal(jax.random.key(9), y.shape)
+    grads = [
+        jax.grad(lambda x, w, f=f: jnp.sum(weight * f(x, w, stride)), (0, 1))(x, w)
+        for f in (one, other)
+    ]
+    for a, b in zip(*grads, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), CASES)
+def test_patches_equal_the_plain_convolution(size, kernel, stride):
+    agree(conv.conv_patches, conv.conv_plain, *data(size, kernel), stride)
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), TRANSPOSED)
+def test_patches_equal_the_plain_transposed_convolution(size, kernel, stride):
+    agree(conv.conv_transpose_patches, conv.conv_transpose_plain, *data(size, kernel), stride)
+
+
+def test_transposed_convolution_by_hand():
+    # pixels 1 and 10, kernel (1, 2, 3), stride 2: the stamps overlap in the middle
+    x = jnp.array([1.0, 10.0]).reshape(1, 1, 2, 1)
+    w = jnp.zeros((3, 3, 1, 1)).at[0, :, 0, 0].set(jnp.array([1.0, 2.0, 3.0]))
+    row = conv.conv_transpose_patches(x, w, 2)[0, 0, :, 0]
+    np.testing.assert_allclose(row, [1.0, 2.0, 3.0 + 10.0, 20.0, 30.0])
+
+
+def test_fold_by_hand_and_inverse():
+    image = jnp.arange(16).reshape(4, 4, 1)
+    np.testing.assert_array_equal(conv.fold(image, 2)[0, 1], [2, 3, 6, 7])
+    np.testing.assert_array_equal(conv.unfold(conv.fold(image, 2), 2), image)
+    with pytest.raises(ValueError, match="fold=3"):
+        conv.fold(image, 3)
+
+
+def test_published_encoder_and_decoder_sizes():
+    layers = ((32, 4, 3), (64, 4, 2), (128, 4, 2), (256, 4, 2))
+    encoder = Encoder(layers, 512)
+    params = jax.eval_shape(encoder.init, jax.random.key(0), jnp.zeros((1, 96, 96, 3)))
+    # 96 -> 31 -> 14 -> 6 -> 2: 2 * 2 * 256 = 1024 inputs of the linear layer
+    assert params["params"]["Linear_0"]["kernel"].shape == (1024, 512)
+    decoder = Decoder((1, 1024), ((128, 5, 2), (64, 6, 2), (32, 6, 2), (3, 6, 3)), (96, 96, 3))
+    out, _ = jax.eval_shape(lambda k: decoder.init_with_output(k, jnp.zeros((2, 230))), jax.random.key(0))
+    assert out.shape == (2, 96, 96, 3)
+
+
+def test_fit_crops_and_pads_around_the_centre():
+    x = jnp.arange(5.0).reshape(1, 5, 1, 1) * jnp.ones((1, 5, 5, 1))
+    np.testing.assert_array_equal(fit(x, (3, 3, 1))[0, :, 0, 0], [1, 2, 3])
+    np.testing.assert_array_equal(fit(x, (7, 7, 1))[0, :, 0, 0], [0, 0, 1, 2, 3, 4, 4])

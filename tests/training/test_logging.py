@@ -1,0 +1,165 @@
+"""What the logger writes, read back with TensorBoard's own reader."""
+
+import io
+import json
+import math
+import subprocess
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dreamer_jax.training.logging import RunLogger, encode_gif, mp4, read_metrics
+
+
+def load_events(folder) -> EventAccumulator:
+    events = EventAccumulator(str(folder), size_guidance={"images": 0, "scalars": 0})
+    events.Reload()
+    return events
+
+
+def make_frames(count: int, height: int = 6, width: int = 8) -> np.ndarray:
+    """Frame t is grey of brightness 20 t."""
+    levels = np.arange(count, dtype=np.uint8) * 20
+    return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).copy()
+
+
+def open_image(events, name):
+    (found,) = events.Images(name)
+    return found, Image.open(io.BytesIO(found.encoded_image_string))
+
+
+def test_scalars_reach_both_files(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        logger.scalars(10, {"loss/reward": 0.5, "episode/return": np.float32(-2)})
+        assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1  # before close
+        logger.scalars(20, {"loss/reward": np.ones(1)})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+        {"step": 10, "loss/reward": 0.5, "episode/return": -2.0},
+        {"step": 20, "loss/reward": 1.0},
+    ]
+    events = load_events(tmp_path)
+    assert [(e.step, e.value) for e in events.Scalars("loss/reward")] == [(10, 0.5), (20, 1.0)]
+    assert [(e.step, e.value) for e in events.Scalars("episode/return")] == [(10, -2.0)]
+
+
+def test_non_finite_values_stay_valid_json(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        logger.scalars(1, {"a": math.nan, "b": math.inf, "c": -math.inf})
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(text) == {"step": 1, "a": "nan", "b": "inf", "c": "-inf"}
+    (record,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert math.isnan(record["a"]) and record["b"] == math.inf and record["c"] == -math.inf
+
+
+def test_resume_removes_what_came_after(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        for step in (1, 2, 3):
+            logger.scalars(step, {"x": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 2, "x"')  # torn by a kill
+    with RunLogger(tmp_path, resume_step=2) as logger:
+        logger.scalars(3, {"x": 30})
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["x"] for line in lines] == [1.0, 2.0, 30.0]
+    scalars = load_events(tmp_path).Scalars("x")
+    assert [(e.step, e.value) for e in scalars] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_histogram_counts_finite_values(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        logger.histogram(4, "h", [[1.0, 2.0], [3.0, math.nan]])
+        logger.histogram(4, "none", [math.nan])
+    events = load_events(tmp_path)
+    (found,) = events.Histograms("h")
+    value = found.histogram_value
+    assert (found.step, value.num, value.min, value.max, value.sum) == (4, 3, 1, 3, 6)
+    assert events.Tags()["histograms"] == ["h"]
+
+
+def test_image_decodes_to_the_same_pixels(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    with RunLogger(tmp_path) as logger:
+        logger.image(3, "eval/frame", image)
+    found, decoded = open_image(load_events(tmp_path), "eval/frame")
+    assert (found.step, found.height, found.width, decoded.format) == (3, 5, 7, "PNG")
+    np.testing.assert_array_equal(np.asarray(decoded), image)
+
+
+def test_video_is_an_animated_gif(tmp_path):
+    frames = make_frames(9)
+    with RunLogger(tmp_path) as logger:
+        logger.video(5, "eval/video", frames, fps=25)
+    found, decoded = open_image(load_events(tmp_path), "eval/video")
+    assert (found.step, found.height, found.width) == (5, 6, 8)
+    assert (decoded.format, decoded.n_frames, decoded.info["loop"]) == ("GIF", 9, 0)
+    for index in range(9):
+        decoded.seek(index)
+        assert decoded.info["duration"] == 40  # ms
+        np.testing.assert_array_equal(np.asarray(decoded.convert("RGB")), frames[index])
+
+
+def test_gif_keeps_the_time_of_equal_frames():
+    decoded = Image.open(io.BytesIO(encode_gif(make_frames(3)[[0, 0, 1, 2, 2]], fps=50)))
+    durations = []
+    for index in range(decoded.n_frames):
+        decoded.seek(index)
+        durations.append(decoded.info["duration"])
+    assert sum(durations) == 5 * 20
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((4, 4), np.uint8), ((4, 4, 1), np.uint8), ((4, 4, 3), np.float32)]
+)
+def test_other_forms_are_refused(tmp_path, shape, dtype):
+    with RunLogger(tmp_path) as logger:
+        with pytest.raises(ValueError, match=r"expected uint8 \[H, W, 3\]"):
+            logger.image(0, "x", np.zeros(shape, dtype))
+        with pytest.raises(ValueError, match=r"expected uint8 \[T, H, W, 3\]"):
+            logger.video(0, "x", np.zeros((2, *shape), dtype), fps=10)
+
+
+def decode(path) -> tuple[np.ndarray, str]:
+    """The bytes of all frames, and what ffmpeg says of the file."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-i", str(path)]
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    done = subprocess.run(command, capture_output=True, check=True)
+    return np.frombuffer(done.stdout, np.uint8), done.stderr.decode()
+
+
+# 64 x 96 is enlarged 6 times; 385 x 401 is only padded to even sides.
+@pytest.mark.parametrize(
+    ("height", "width", "size"), [(64, 96, (576, 384)), (385, 401, (402, 386))]
+)
+def test_mp4_is_large_enough_to_watch(tmp_path, height, width, size):
+    path = tmp_path / "videos" / "a.mp4"
+    mp4(path, make_frames(6, height, width), fps=20)
+    frames, report = decode(path)
+    assert f"{size[0]}x{size[1]}" in report and "20 fps" in report and "h264" in report
+    frames = frames.reshape(-1, size[0] * size[1] * 3)
+    assert len(frames) == 6
+    np.testing.assert_allclose([f.mean() for f in frames], np.arange(6) * 20, atol=3)
+
+
+def test_mp4_needs_frames(tmp_path):
+    with pytest.raises(ValueError, match="at least one frame"):
+        mp4(tmp_path / "a.mp4", [], fps=10)
+
+
+def test_mp4_refuses_frames_of_unequal_sizes(tmp_path):
+    with pytest.raises(ValueError, match="frame of"):
+        mp4(tmp_path / "a.mp4", [make_frames(1)[0], make_frames(1, 9)[0]], fps=10)
+
+
+def test_mp4_says_why_ffmpeg_failed(tmp_path):
+    (tmp_path / "a.mp4").mkdir()
+    with pytest.raises(OSError, match="could not write"):
+        mp4(tmp_path / "a.mp4", make_frames(2), fps=10)
+
+
+def test_closing_twice(tmp_path):
+    logger = RunLogger(tmp_path)
+    logger.close()
+    logger.close()
