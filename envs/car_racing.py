@@ -43,7 +43,8 @@ class RacingEnv(stock.CarRacing):
             becomes -100.
         backwards_ends: terminate once the car has moved against the direction of the road tiles it
             touches, at more than 1 unit/s, for 25 frames on end; that frame's reward becomes -100.
-        lap_complete_percent: fraction of the tiles that makes a lap, in (0, 1].
+        lap_complete_percent: handed to stock, in (0, 1]. Stock asks for it when the first tile is
+            reached, which happens in `reset`: in effect a lap is all tiles, whatever it says.
         render_mode: None, "rgb_array", "state_pixels" or "human" (opens a window).
 
     `info` of every step and reset: `frames` (int, simulated in this step), `lap_finished` (bool),
@@ -98,8 +99,6 @@ class RacingEnv(stock.CarRacing):
             self.t = 1.0  # the animation's clock; no physics reads it
         self._frame = self._newest_tile_frame = self._backwards = 0
         self._tiles_seen = self.tile_visited_count
-        self._road_polygons = _centres_and_radii([polygon for polygon, _ in self.road_poly])
-        self._directions = [(-math.sin(beta), math.cos(beta)) for _, beta, _, _ in self.track]
         self._running = True
         return self._draw(), self._info(0, "")
 
@@ -165,6 +164,13 @@ class RacingEnv(stock.CarRacing):
             "progress": self.tile_visited_count / len(self.track),
             "end": end,
         }
+
+    def _create_track(self) -> bool:
+        made = super()._create_track()
+        if made:  # else stock tries again
+            self._road_polygons = _centres_and_radii([polygon for polygon, _ in self.road_poly])
+            self._directions = [(-math.sin(beta), math.cos(beta)) for _, beta, _, _ in self.track]
+        return made
 
     def _render(self, mode: str):
         if mode == "state_pixels" and not self._draws:
@@ -239,13 +245,13 @@ def _controls(action: np.ndarray) -> np.ndarray:
 def _check_options(options: dict[str, Any]) -> None:
     for name, least in (("action_repeat", 1), ("time_limit", 1), ("idle_limit", 0)):
         value = options[name]
-        if isinstance(value, bool) or value != int(value) or value < least:
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name}: {value!r} given; use a whole number of at least {least}.")
     for name in ("skip_zoom", "off_road_ends", "backwards_ends"):
-        if options[name] not in (True, False):
+        if not isinstance(options[name], bool | np.bool_):
             raise ValueError(f"{name}: {options[name]!r} given; use True or False.")
     fraction = options["lap_complete_percent"]
-    if not 0.0 < fraction <= 1.0:
+    if not isinstance(fraction, int | float | np.number) or not 0.0 < fraction <= 1.0:
         raise ValueError(
             f"lap_complete_percent: {fraction!r} given; use a fraction above 0 and up to 1."
         )

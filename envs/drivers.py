@@ -64,9 +64,9 @@ def _draw_style(rng: np.random.Generator) -> dict[str, float]:
     return {
         "steer": 0.0,
         "steer_keep": math.exp(-1.0 / (seconds * DECISIONS_PER_SECOND)),
-        "steer_width": rng.uniform(0.05, 0.35),
-        "steer_middle": rng.normal(0.0, 0.03),
-        "launch": int(rng.integers(4, 12)),  # decisions
+        "steer_width": rng.uniform(0.03, 0.3),
+        "steer_middle": rng.normal(0.0, 0.05),
+        "launch": int(rng.integers(4, 20)),  # decisions
         "launch_throttle": rng.uniform(0.5, 1.0),
         "throttle": 0.0,
         "throttle_mean": rng.uniform(0.02, 0.2),
@@ -104,7 +104,7 @@ class TrackDriver:
     aims for on straights; `noise` is the width of smooth random steering added to its own.
     """
 
-    def __init__(self, speed: float = 50.0, noise: float = 0.0, seed: int = 0):
+    def __init__(self, speed: float = 80.0, noise: float = 0.0, seed: int = 0):
         self.speed, self.noise = speed, noise
         self._rng = np.random.default_rng(seed)
         self._track: list | None = None
@@ -120,8 +120,8 @@ class TrackDriver:
         x, y = self._points[(self._nearest + 3 + int(speed / 15)) % len(self._points)]
         bearing = math.atan2(y - car.hull.position[1], x - car.hull.position[0])
         error = _wrapped(bearing - forward)
-        wanted = self.speed / (1.0 + 3.0 * self._bend(4 + int(speed / 4)))
-        pedal = 0.03 * (wanted - speed) if speed < wanted else 0.01 * (wanted - speed)
+        wanted = self.speed / (1.0 + 0.7 * self._bend(4 + int(speed / 4)))
+        pedal = 0.05 * (wanted - speed) if speed < wanted else 0.03 * (wanted - speed)
         self._wobble = 0.9 * self._wobble + 0.436 * self.noise * self._rng.standard_normal()
         pedal = min(max(pedal, -0.6), 1.0 if abs(error) < 0.2 else 0.3)
         steer = min(max(-1.5 * error + self._wobble, -1.0), 1.0)

@@ -174,15 +174,15 @@ class VectorEnv:
                 f"snapshot: holds {len(snapshot)} environments, this has {self.num_envs}; "
                 "use as many as when it was taken."
             )
+        replays = [
+            {"seed": self._seeds[e](past["episode"]), **past} if past["started"] else None
+            for e, past in enumerate(snapshot)
+        ]
         self._episodes = [past["episode"] if past["started"] else -1 for past in snapshot]
         self._actions = [[np.array(a, np.float32) for a in past["actions"]] for past in snapshot]
         self._ended = np.array([past["ended"] for past in snapshot], bool)
         for field in self._record:
             field[:] = 0  # of those not started
-        replays = [
-            {"seed": self._seeds[e](past["episode"]), **past} if past["started"] else None
-            for e, past in enumerate(snapshot)
-        ]
         self._exchange(replays)
         return self._record
 

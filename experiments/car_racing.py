@@ -1,8 +1,8 @@
 """Train the world-model agent on CarRacing-v3 from pixels.
 
-    python experiments/car_racing.py --seed 0                    a new run
-    python experiments/car_racing.py --resume runs/NAME          go on where a run stopped
-    python experiments/car_racing.py --preset laptop --help      every setting explained
+python experiments/car_racing.py --seed 0                    a new run
+python experiments/car_racing.py --resume runs/NAME          go on where a run stopped
+python experiments/car_racing.py --preset laptop --help      every setting explained
 """
 
 import sys

@@ -93,6 +93,8 @@ class DLCConfig:
     """Mixing of the lambda-return."""
     actor_interval: int = 2
     """The actor is updated in every n-th update."""
+    actor_warmup: int = 0
+    """Updates before the actor learns: gradients through an untrained model only saturate it."""
     entropy_scale: float = 6e-4
     """Weight of the policy's entropy (in nats) beside the return (in reward units)."""
     target_rate: float = 0.02
@@ -236,9 +238,7 @@ def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
 
         start, alive = choose_starts(posterior, batch, config.starts, named_key(key, "starts"))
         dream = Dream(parts, config, model, state.target, start, alive, named_key(key, "imagine"))
-        actor, actor_opt, features, imagined, dream_metrics = update_actor(
-            dream, state, actor_tx, config.actor_interval
-        )
+        actor, actor_opt, features, imagined, dream_metrics = update_actor(dream, state, actor_tx)
         critic, critic_opt, critic_metrics = update_critic(
             parts, state, critic_tx, features, imagined
         )
@@ -381,8 +381,10 @@ class Dream(NamedTuple):
         return loss, (features[:-1], imagined, metrics)
 
 
-def update_actor(dream: Dream, state: DLCState, actor_tx, interval: int):
-    """Imagine; on every `interval`-th update also follow the gradient through the dynamics."""
+def update_actor(dream: Dream, state: DLCState, actor_tx):
+    """Imagine; on every `actor_interval`-th update also follow the gradient through the dynamics."""
+    interval, warmup = dream.config.actor_interval, dream.config.actor_warmup
+    due = (state.step % interval == interval - 1) & (state.step >= warmup)
 
     def learn(_):
         (_, aux), grads = jax.value_and_grad(dream.run, has_aux=True)(state.actor)
@@ -392,9 +394,7 @@ def update_actor(dream: Dream, state: DLCState, actor_tx, interval: int):
     def imagine_only(_):
         return state.actor, state.actor_opt, dream.run(state.actor)[1], jnp.nan
 
-    actor, opt, (features, imagined, metrics), norm = jax.lax.cond(
-        state.step % interval == interval - 1, learn, imagine_only, None
-    )
+    actor, opt, (features, imagined, metrics), norm = jax.lax.cond(due, learn, imagine_only, None)
     metrics["grad_norm/actor"] = norm  # nan: no actor update
     return actor, opt, *jax.lax.stop_gradient((features, imagined)), metrics
 

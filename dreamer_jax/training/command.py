@@ -13,6 +13,7 @@ import tyro
 
 from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.errors import UserError
+from dreamer_jax.training.assess import EvaluateConfig, assess_run
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.loop import Run
@@ -76,13 +77,13 @@ def begin(config: RunConfig, name: str) -> int:
     with RunFolder.create(out, f"car_racing-{name}-seed{config.seed}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
         folder.save_config(to_dict(config))
-        with Run(lambda spec: make_dlc_v1(config.agent, spec), config, [config.seed], folder) as run:
+        with Run(
+            lambda spec: make_dlc_v1(config.agent, spec), config, [config.seed], folder
+        ) as run:
             display = Display(folder.path, run.seeds, config.cycles)
             try:
                 _announce(folder.path)
-                run.start()
-                run.prefill(display)
-                return _train(run, display)
+                return _train(run, display, fresh=True)
             finally:
                 display.close()
 
@@ -91,7 +92,9 @@ def resume(path: Path) -> int:
     """Continue the run in `path` with the settings it holds."""
     with RunFolder.open(path) as folder:
         config = check(from_dict(folder.load_config()))
-        with Run(lambda spec: make_dlc_v1(config.agent, spec), config, [config.seed], folder) as run:
+        with Run(
+            lambda spec: make_dlc_v1(config.agent, spec), config, [config.seed], folder
+        ) as run:
             fresh = not run.checkpoints.steps()
             warnings = [] if fresh else run.load()
             frames = [-1] if fresh else run.collector.frames
@@ -102,9 +105,7 @@ def resume(path: Path) -> int:
                     print(f"warning: {warning}", file=sys.stderr)
                 if fresh:
                     print("no checkpoint yet: starting from the beginning")
-                    run.start()
-                    run.prefill(display)
-                return _train(run, display)
+                return _train(run, display, fresh)
             finally:
                 display.close()
 
@@ -114,9 +115,13 @@ def _announce(path: Path) -> None:
     print(f"watch it:   tensorboard --logdir {shlex.quote(str(path))}")
 
 
-def _train(run: Run, display: Display) -> int:
+def _train(run: Run, display: Display, fresh: bool) -> int:
     try:
         with StopRequest() as stop:
+            if fresh:
+                run.start()
+                run.prefill(display)
+                run.pretrain(display)
             run.train(display, stop)
     except EnvironmentDied as error:
         raise EnvironmentDied(
@@ -128,4 +133,25 @@ def _train(run: Run, display: Display) -> int:
         print(f"saved after cycle {run.cycle}; go on with --resume {run.folder.path}")
         return stop.code
     print(f"finished: curve in {run.folder.path / 'return.png'}")
+    return 0
+
+
+def assess(argv: Sequence[str]) -> int:
+    """`experiments/evaluate.py`: returns the exit status."""
+    return guarded(lambda: _assess(argv))
+
+
+def _assess(argv: Sequence[str]) -> int:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("run", type=Path, nargs="?")
+    known, rest = first.parse_known_args(argv)
+    options = tyro.cli(
+        EvaluateConfig,
+        prog="evaluate.py RUN",
+        description="Play held-out tracks with the agent of the run folder RUN.",
+        args=rest,
+    )
+    if known.run is None:
+        raise UserError("name the run folder: evaluate.py RUN --episodes 20")
+    assess_run(known.run, options)
     return 0

@@ -51,6 +51,8 @@ class RunConfig:
     """Environments per learner."""
     prefill: int = 0
     """Decisions of smooth forward-biased random driving before training starts."""
+    pretrain: int = 0
+    """Rounds of `updates` on those decisions before the policy first acts."""
 
     batch: int = 50
     """Sequences per update."""
@@ -97,7 +99,14 @@ def check(config: RunConfig) -> RunConfig:
                  "agent.starts", "agent.actor_interval", "agent.embed", "agent.deter",
                  "agent.stoch", "agent.hidden", "agent.head", "agent.fold"):  # fmt: skip
         _need(_get(config, name) >= 1, name, config, "use 1 or more")
-    for name in ("prefill", "report_every", "eval_every", "env.idle_limit"):
+    for name in (
+        "prefill",
+        "pretrain",
+        "agent.actor_warmup",
+        "report_every",
+        "eval_every",
+        "env.idle_limit",
+    ):
         _need(_get(config, name) >= 0, name, config, "use 0 or more")
     _need(config.seed >= 0, "seed", config, "use 0 or more")
     _need(config.length >= 2, "length", config, "a sequence needs 2 or more records")

@@ -57,9 +57,7 @@ def evaluate(
     seeds = [HeldOutSeeds(first_seed + n, parallel) for n in range(parallel)]
     learners = keys.shape[0]
     with VectorEnv(make_env(config, idle_limit=0), seeds * learners) as env:
-        acting = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (learners, *x.shape)), carry(parallel)
-        )
+        acting = jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *x.shape)), carry(parallel))
         game = _Game(env, learners, episodes // parallel)
         step = 0
         while game.active.any():

@@ -93,6 +93,12 @@ class Run:
             display.episodes(collected.episodes)
             remaining -= number
 
+    def pretrain(self, display: Display) -> None:
+        """Updates on the driver's decisions alone."""
+        for number in range(self.config.pretrain):
+            self._check(self.update())
+            display.say(f"trained on the driver's records: {number + 1}/{self.config.pretrain}")
+
     def save(self) -> None:
         """A complete checkpoint; the ring is cut to its filled part."""
         filled = int(np.max(jax.device_get(self.ring.size)))
@@ -175,8 +181,7 @@ class Run:
                 "time/updates_per_second": config.updates * bool(figures) / update_seconds,
             },
         )
-        if figures and not np.all(jax.device_get(self.healthy)):
-            raise Diverged(save_evidence(self, figures))
+        self._check(figures)
         if figures and config.report_every and self.cycle % config.report_every == 0:
             self.report(display)
         if config.eval_every and (
@@ -204,6 +209,10 @@ class Run:
         self.updates += self.config.updates
         table = jax.device_get(figures)
         return {name: table[:, i] for i, name in enumerate(self.learner.names)}
+
+    def _check(self, figures: dict[str, np.ndarray]) -> None:
+        if figures and not np.all(jax.device_get(self.healthy)):
+            raise Diverged(save_evidence(self, figures))
 
     def report(self, display: Display) -> None:
         """Pictures of one batch."""
@@ -263,14 +272,18 @@ def _act_keys(keys: jax.Array, count: jax.Array) -> jax.Array:
 
 
 def checkpoint_template(
-    agent: Agent, spec: Spec, config: RunConfig, checkpoints: Checkpointer
+    agent: Agent,
+    spec: Spec,
+    config: RunConfig,
+    checkpoints: Checkpointer,
+    step: int | None = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Shapes of a run's checkpoint, and the host part of the one that would be restored.
 
     Raises:
       UserError: there is no whole checkpoint.
     """
-    host = checkpoints.restore_host()
+    host = checkpoints.restore_host(step)
     learners = len(host["seeds"])
 
     def build():
@@ -286,4 +299,3 @@ def checkpoint_template(
         }
 
     return jax.eval_shape(build), host
-

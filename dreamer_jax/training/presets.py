@@ -17,10 +17,11 @@ LAPTOP = RunConfig(
     cycles=100,
     cycle_unit="steps",
     cycle_size=250,
-    updates=50,
+    updates=60,
     envs=2,
-    prefill=1500,
-    batch=16,
+    prefill=2000,
+    pretrain=5,
+    batch=8,
     length=32,
     replay=30_000,
     report_every=5,
@@ -36,6 +37,8 @@ LAPTOP = RunConfig(
         hidden=200,
         head=256,
         starts=128,
+        actor_warmup=200,
+        entropy_scale=0.1,
     ),
 )
 

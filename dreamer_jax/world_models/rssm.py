@@ -123,7 +123,7 @@ def observe_step(
     is_first: jax.Array,
     noise: jax.Array,
 ) -> LatentState:
-    """One step of `observe` for acting: state [N, ...], embed [N, E], noise [N, Z] (0: the mean)."""
+    """One step of `observe` for acting: state [N, ...], embed [N, E]; noise 0 is the mean."""
     keep = 1.0 - is_first[..., None].astype(jnp.float32)
     deter = rssm.apply(
         params, state.deter * keep, state.stoch * keep, prev_action * keep, method=rssm.recur

@@ -7,8 +7,26 @@ from dreamer_jax.nn import conv
 from dreamer_jax.nn.vision import Decoder, Encoder, fit
 
 # (size, kernel, stride): every layer of the published networks, non-overlapping and odd ones
-CASES = [(96, 4, 3), (31, 4, 2), (14, 4, 2), (6, 4, 2), (12, 2, 2), (13, 3, 2), (9, 1, 1), (8, 3, 1)]
-TRANSPOSED = [(1, 5, 2), (5, 6, 2), (14, 6, 2), (32, 6, 3), (6, 2, 2), (7, 3, 2), (9, 1, 1), (5, 3, 1)]
+CASES = [
+    (96, 4, 3),
+    (31, 4, 2),
+    (14, 4, 2),
+    (6, 4, 2),
+    (12, 2, 2),
+    (13, 3, 2),
+    (9, 1, 1),
+    (8, 3, 1),
+]
+TRANSPOSED = [
+    (1, 5, 2),
+    (5, 6, 2),
+    (14, 6, 2),
+    (32, 6, 3),
+    (6, 2, 2),
+    (7, 3, 2),
+    (9, 1, 1),
+    (5, 3, 1),
+]
 
 
 def data(size, kernel):
@@ -61,7 +79,9 @@ def test_published_encoder_and_decoder_sizes():
     # 96 -> 31 -> 14 -> 6 -> 2: 2 * 2 * 256 = 1024 inputs of the linear layer
     assert params["params"]["Linear_0"]["kernel"].shape == (1024, 512)
     decoder = Decoder((1, 1024), ((128, 5, 2), (64, 6, 2), (32, 6, 2), (3, 6, 3)), (96, 96, 3))
-    out, _ = jax.eval_shape(lambda k: decoder.init_with_output(k, jnp.zeros((2, 230))), jax.random.key(0))
+    out, _ = jax.eval_shape(
+        lambda k: decoder.init_with_output(k, jnp.zeros((2, 230))), jax.random.key(0)
+    )
     assert out.shape == (2, 96, 96, 3)
 
 

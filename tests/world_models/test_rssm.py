@@ -95,7 +95,9 @@ def test_rollout_equals_a_python_loop_and_carries_gradients():
         action, _ = policy_for(0.5)(state.features, k_policy)
         state = step(state, action, k_step)
         np.testing.assert_allclose(trajectory.actions[t], action, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(trajectory.states.stoch[t + 1], state.stoch, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            trajectory.states.stoch[t + 1], state.stoch, rtol=1e-4, atol=1e-5
+        )
 
     last = lambda w: rollout(step, policy_for(w), start, 5, key).states.deter[-1].sum()  # noqa: E731
     assert abs(jax.grad(last)(0.5)) > 0.0

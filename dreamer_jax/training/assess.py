@@ -1,0 +1,97 @@
+"""Evaluation of a finished or running run on tracks that training never saw."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax.agents.dlc_v1 import make_dlc_v1
+from dreamer_jax.errors import UserError
+from dreamer_jax.ops.keys import named_key
+from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.config import RunConfig, check, from_dict
+from dreamer_jax.training.evaluate import Played, evaluate, make_env
+from dreamer_jax.training.learner import make_learner
+from dreamer_jax.training.logging import mp4
+from dreamer_jax.training.loop import checkpoint_template
+from dreamer_jax.training.run_folder import RunFolder, write_atomic
+from dreamer_jax.training.statistics import summarise
+from dreamer_jax.types import Spec
+from envs.make import HELD_OUT
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """What to evaluate, and on which tracks."""
+
+    episodes: int = 20
+    """Held-out tracks to drive, one episode each."""
+    first_track: int = 0
+    """Seed of the first track; training never uses seeds below 10000."""
+    checkpoint: int | None = None
+    """Cycle of the checkpoint (default: the newest whole one)."""
+
+
+def assess_run(path: Path, options: EvaluateConfig) -> dict[str, float | int]:
+    """Play, print, write evaluation.json and videos/evaluation.mp4; returns the summary.
+
+    Raises:
+      UserError: no run or checkpoint in `path`, or impossible options.
+    """
+    if options.episodes < 1:
+        raise UserError(f"--episodes={options.episodes} cannot be: use 1 or more")
+    if not 0 <= options.first_track <= HELD_OUT - options.episodes:
+        raise UserError(
+            f"--first-track={options.first_track} cannot be: the tracks must lie in "
+            f"0 .. {HELD_OUT - 1}, which training never uses"
+        )
+    with RunFolder.open(path, exclusive=False) as folder:
+        config = check(from_dict(folder.load_config()))
+        played, cycle, seeds = play(folder.path, config, options)
+        results = {}
+        for s, seed in enumerate(seeds):
+            summary = summarise(played.returns[s], played.laps[s])
+            summary |= {"cycle": cycle, "first_track": options.first_track}
+            results[str(seed)] = summary | {"returns": played.returns[s].tolist()}
+            print(table(seed, summary))
+        write_atomic(folder.path / "evaluation.json", json.dumps(results, indent=1))
+        video = folder.path / "videos" / "evaluation.mp4"
+        mp4(video, played.video, 50 / config.env.action_repeat)
+        print(f"video: {video}")
+    return results
+
+
+def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, int, list[int]]:
+    """The episodes, the checkpoint's cycle and the seeds of the learners."""
+    probe = make_env(config.env)()
+    spec = Spec(probe.observation_space.shape, probe.action_space.shape[0])
+    probe.close()
+    agent = make_dlc_v1(config.agent, spec)
+    checkpoints = Checkpointer(path / "checkpoints")
+    template, host = checkpoint_template(agent, spec, config, checkpoints, options.checkpoint)
+    restored = checkpoints.restore(template, options.checkpoint)
+    for warning in restored.warnings:
+        print(f"warning: {warning}")
+    state = restored.arrays["agent"]
+    learner = make_learner(agent, spec, config.envs, 1, config.batch, config.length)
+    keys = jax.vmap(lambda s: named_key(jax.random.key(s), "evaluate"))(jnp.array(host["seeds"]))
+    played = evaluate(
+        learner, agent.carry, state, config.env, keys, options.episodes, options.first_track
+    )
+    return played, restored.step, host["seeds"]
+
+
+def table(seed: int, s: dict[str, float | int]) -> str:
+    """The summary as a user reads it."""
+    return (
+        f"seed {seed}, {s['episodes']} held-out tracks, deterministic actions\n"
+        f"  mean {s['mean']:.1f}  std {s['std']:.1f}  min {s['min']:.1f}  max {s['max']:.1f}\n"
+        f"  95% interval of the mean {s['mean_low']:.1f} .. {s['mean_high']:.1f}\n"
+        f"  interquartile mean {s['iqm']:.1f}, 95% interval {s['iqm_low']:.1f} .. "
+        f"{s['iqm_high']:.1f}\n"
+        f"  laps completed {s['lap_rate']:.0%}"
+    )

@@ -1,0 +1,218 @@
+"""The races against Gymnasium's own: the same pictures, rewards and ends, bit for bit."""
+
+from types import SimpleNamespace
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
+
+from envs.car_racing import RacingEnv
+from envs.drivers import TrackDriver
+
+ID = "DreamerCarRacing-v3"
+LAP_SEED = 3  # TrackDriver finishes its lap on this track, amidst a decision
+
+
+def make(**options):
+    return gymnasium.make(ID, disable_env_checker=True, **options).unwrapped
+
+
+def make_stock(**options):
+    return gymnasium.make("CarRacing-v3", disable_env_checker=True, **options)
+
+
+def stock_controls(action):
+    steer, pedal = np.clip(action, -1, 1)
+    return np.array([steer, max(pedal, 0), max(-pedal, 0)], np.float32)
+
+
+def stock_decision(stock, action, repeat):
+    """Repeats stock's step up to its first end -> what our step should give, but for info."""
+    total = 0.0
+    for frames in range(1, repeat + 1):  # noqa: B007
+        observation, reward, terminated, truncated, info = stock.step(stock_controls(action))
+        total += reward
+        if terminated or truncated:
+            break
+    return observation, total, terminated, truncated, frames, info
+
+
+def compare_episode(env, stock, seed, choose, drawn_from=0):
+    """Plays both to the end -> (decisions, the last info). Before `drawn_from` nothing is drawn."""
+    first, info = env.reset(seed=seed)
+    assert info["frames"] == 0 and info["end"] == ""
+    stock_first, _ = stock.reset(seed=seed)
+    if env.skip_zoom:
+        stock.unwrapped.t = 1.0
+        stock_first = stock.unwrapped._render("state_pixels")
+    np.testing.assert_array_equal(first, stock_first)
+    for decision in range(1000):
+        action, draws = choose(decision), decision >= drawn_from
+        stock.unwrapped.__dict__.pop("_render", None)
+        if draws:
+            observation, *rest, info = env.step(action)
+        else:
+            stock.unwrapped._render = lambda mode: None
+            *rest, info = env.simulate(action)
+        expected, *stock_rest, frames, stock_info = stock_decision(stock, action, env.action_repeat)
+        assert (rest, info["frames"]) == (stock_rest, frames), decision
+        if draws:
+            np.testing.assert_array_equal(observation, expected, err_msg=str(decision))
+        if rest[1] or rest[2]:
+            assert info["lap_finished"] == stock_info.get("lap_finished", False)
+            return decision + 1, info
+    raise AssertionError("no end")
+
+
+def varied(seed):
+    """Slow driving that comes about the road and off it, in actions partly beyond the box."""
+    rng = np.random.default_rng(seed)
+
+    def choose(decision):
+        return np.array([rng.uniform(-1.2, 1.2) * (decision % 3 == 0), rng.uniform(-1.2, 0.9)])
+
+    return lambda decision: choose(decision).astype(np.float32)
+
+
+@pytest.mark.parametrize(("repeat", "skip_zoom"), [(4, True), (3, False)])
+def test_full_episode_is_stocks(repeat, skip_zoom):
+    env = make(action_repeat=repeat, skip_zoom=skip_zoom)
+    decisions, info = compare_episode(env, make_stock(), 1, varied(1))
+    assert decisions == -(-1000 // repeat)
+    assert info["frames"] == (1000 % repeat or repeat) and info["end"] == "time"
+
+
+@pytest.mark.parametrize("skip_zoom", [True, False])
+def test_zoom_and_repeat_the_other_way_round(skip_zoom):
+    env = make(action_repeat=3 if skip_zoom else 4, skip_zoom=skip_zoom, time_limit=100)
+    stock = make_stock(max_episode_steps=100)
+    assert compare_episode(env, stock, 2, varied(2))[1]["end"] == "time"
+
+
+def test_leaving_the_field_is_stocks():
+    straight = np.array([0.0, 1.0], np.float32)
+    env, stock = make(), make_stock()
+    decisions, info = compare_episode(env, stock, 6, lambda _: straight, drawn_from=30)
+    assert decisions == 44 and info["end"] == "field"
+    with pytest.raises(ResetNeeded):
+        env.step(straight)
+
+
+def test_finishing_the_lap_is_stocks():
+    env, driver = make(), TrackDriver()
+    stock = make_stock()
+    decisions, info = compare_episode(
+        env, stock, LAP_SEED, lambda _: driver.act(env), drawn_from=225
+    )
+    assert decisions == 241 and info["end"] == "lap"
+    assert info["frames"] == 1 and info["lap_finished"] and info["progress"] == 1.0
+
+
+def test_a_used_environment_plays_like_a_new_one():
+    used, new = make(), make()
+    used.reset(seed=1)
+    for decision in range(30):
+        used.simulate(varied(1)(decision))
+    np.testing.assert_array_equal(used.reset(seed=2)[0], new.reset(seed=2)[0])
+    one, other = varied(3), varied(3)
+    for decision in range(40):
+        assert used.simulate(one(decision)) == new.simulate(other(decision))
+    np.testing.assert_array_equal(used.step(one(40))[0], new.step(other(40))[0])
+
+
+def test_gymnasium_checks_pass():
+    check_env(make(render_mode="rgb_array"), skip_render_check=True)
+    env = make(render_mode="rgb_array")
+    env.reset(seed=0)
+    assert env.render().shape == (400, 600, 3)
+    assert env.metadata["render_fps"] == 12.5
+
+
+def test_a_window_shows_every_frame(monkeypatch):
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    monkeypatch.setattr("envs.car_racing._dummy_display", False)
+    env = make(render_mode="human")
+    shown = []
+    monkeypatch.setattr("pygame.display.flip", lambda: shown.append(env.t))
+    for seed in (0, 1):  # the second track is another one
+        env.reset(seed=seed)
+        shown.clear()
+        observation = env.step(np.zeros(2, np.float32))[0]
+        assert len(shown) == 4 and observation.shape == (96, 96, 3)
+    env.close()
+
+
+def play(env, choose, limit=260):
+    """-> (decisions, last reward, terminated, info)."""
+    for decision in range(limit):
+        reward, terminated, truncated, info = env.simulate(choose(decision))
+        if terminated or truncated:
+            return decision + 1, reward, terminated, info
+    raise AssertionError("no end")
+
+
+def test_idling_ends_the_episode():
+    env = make(idle_limit=50)
+    env.reset(seed=0)
+    decisions, reward, terminated, info = play(env, lambda _: np.zeros(2, np.float32))
+    assert (decisions, terminated, info["end"], info["frames"]) == (13, True, "idle", 2)
+    assert reward == pytest.approx(-0.2)
+
+
+def test_leaving_the_road_ends_the_episode():
+    env = make(off_road_ends=True)
+    env.reset(seed=0)
+    turn = np.array([0.6, 0.3], np.float32)
+    _, reward, terminated, info = play(env, lambda _: turn)
+    assert terminated and info["end"] == "off_road"
+    assert not any(wheel.tiles for wheel in env.car.wheels)
+    assert -100.0 - 0.1 * 3 - 1e-6 <= reward <= -100.0 + 4 * 1000 / len(env.track)
+
+
+def test_driving_backwards_ends_the_episode():
+    env, driver = make(backwards_ends=True), TrackDriver(speed=15.0)
+    env.reset(seed=0)
+    other_way = SimpleNamespace(car=env.car, track=env.track[:1] + env.track[:0:-1])
+    proxy = SimpleNamespace(unwrapped=other_way)
+    _, reward, terminated, info = play(env, lambda _: driver.act(proxy))
+    assert terminated and info["end"] == "backwards" and reward < -90
+    velocity, (x, y) = env.car.hull.linearVelocity, env._directions[0]
+    assert x * velocity[0] + y * velocity[1] < -1
+
+
+def test_ordinary_driving_breaks_no_rule():
+    env, driver = make(off_road_ends=True, backwards_ends=True, idle_limit=100), TrackDriver(40.0)
+    env.reset(seed=1)
+    assert play(env, lambda _: driver.act(env))[3]["end"] == "time"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"action_repeat": 0},
+        {"action_repeat": 1.5},
+        {"action_repeat": "four"},
+        {"time_limit": 0},
+        {"idle_limit": -1},
+        {"skip_zoom": "no"},
+        {"off_road_ends": None},
+        {"lap_complete_percent": 95},
+        {"lap_complete_percent": "0.95"},
+        {"render_mode": "ansi"},
+    ],
+)
+def test_bad_options_are_named(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        RacingEnv(**options)
+
+
+@pytest.mark.parametrize("action", [[np.nan, 0.0], [0.0, np.inf], [0.0], [[0.0, 0.0]]])
+def test_bad_actions_are_refused(action):
+    env = make()
+    with pytest.raises(ResetNeeded):
+        env.step(np.zeros(2, np.float32))
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="action"):
+        env.step(np.array(action, np.float32))
