@@ -1,1 +1,10 @@
-"""Makes the helpers beside this file importable from every folder of tests."""
+"""For all tests. This file's presence also makes the helpers beside it importable everywhere."""
+
+import os
+from importlib.metadata import version
+
+# The tests compile much and compute little. Run with XLA_FLAGS= (empty) for the usual programs.
+FLAGS = ["--xla_backend_optimization_level=0"]
+if version("jaxlib").startswith("0.10."):  # another version may not know it, and stop
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
