@@ -382,7 +382,7 @@ class Dream(NamedTuple):
 
 
 def update_actor(dream: Dream, state: DLCState, actor_tx):
-    """Imagine; on every `actor_interval`-th update also follow the gradient through the dynamics."""
+    """Imagine; when the actor is due, also follow the gradient through the dynamics."""
     interval, warmup = dream.config.actor_interval, dream.config.actor_warmup
     due = (state.step % interval == interval - 1) & (state.step >= warmup)
 

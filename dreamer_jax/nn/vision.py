@@ -1,4 +1,4 @@
-"""Image encoder and decoder. Both work on folded images (`conv.fold`); fold 1 is the plain image."""
+"""Image encoder and decoder, both on folded images (`conv.fold`; fold 1 is the plain image)."""
 
 from __future__ import annotations
 

@@ -88,43 +88,93 @@ class RunConfig:
         return self.cycle_size // self.envs
 
 
+AT_LEAST_ONE = [
+    "cycles",
+    "cycle_size",
+    "updates",
+    "envs",
+    "batch",
+    "replay",
+    "keep",
+    "checkpoint_every",
+    "eval_episodes",
+    "env.action_repeat",
+    "env.time_limit",
+    "agent.horizon",
+    "agent.starts",
+    "agent.actor_interval",
+    "agent.fold",
+    "agent.embed",
+    "agent.deter",
+    "agent.stoch",
+    "agent.hidden",
+    "agent.head",
+    "agent.head_layers",
+    "agent.actor_layers",
+    "agent.prior_layers",
+]
+NOT_NEGATIVE = [
+    "seed",
+    "prefill",
+    "pretrain",
+    "report_every",
+    "eval_every",
+    "env.idle_limit",
+    "agent.actor_warmup",
+    "agent.kl_scale",
+    "agent.free_nats",
+    "agent.entropy_scale",
+]
+POSITIVE = [
+    "agent.model_lr",
+    "agent.actor_lr",
+    "agent.critic_lr",
+    "agent.model_eps",
+    "agent.actor_critic_eps",
+    "agent.model_clip",
+    "agent.actor_critic_clip",
+    "agent.min_std",
+]
+FRACTIONS = ["agent.gamma", "agent.lambda_", "agent.target_rate", "agent.actor_min_std"]
+
+
 def check(config: RunConfig) -> RunConfig:
     """Return `config` if it can run.
 
     Raises:
       UserError: an impossible value, naming the setting and the remedy.
     """
-    for name in ("cycles", "cycle_size", "updates", "envs", "batch", "replay", "keep",
-                 "checkpoint_every", "env.action_repeat", "env.time_limit", "agent.horizon",
-                 "agent.starts", "agent.actor_interval", "agent.embed", "agent.deter",
-                 "agent.stoch", "agent.hidden", "agent.head", "agent.fold"):  # fmt: skip
-        _need(_get(config, name) >= 1, name, config, "use 1 or more")
-    for name in (
-        "prefill",
-        "pretrain",
-        "agent.actor_warmup",
-        "report_every",
-        "eval_every",
-        "env.idle_limit",
-    ):
-        _need(_get(config, name) >= 0, name, config, "use 0 or more")
-    _need(config.seed >= 0, "seed", config, "use 0 or more")
-    _need(config.length >= 2, "length", config, "a sequence needs 2 or more records")
-    _need(config.eval_episodes >= 1, "eval_episodes", config, "use 1 or more")
-    rows = config.replay // config.envs
-    _need(config.length <= rows, "length", config,
-          f"a sequence must fit the replay: replay / envs = {rows} records")  # fmt: skip
-    if config.cycle_unit == "steps":
-        _need(config.cycle_size % config.envs == 0, "cycle_size", config,
-              f"it must be a multiple of envs={config.envs}")  # fmt: skip
-    _need(config.chunk <= rows, "cycle_size", config,
-          f"one cycle brings up to {config.chunk} records to a ring of {rows}: raise replay")  # fmt: skip
-    _need(config.agent.starts <= config.batch * config.length, "agent.starts", config,
-          f"a batch has only {config.batch * config.length} states")  # fmt: skip
-    _need(config.agent.posterior_layers >= 2, "agent.posterior_layers", config, "use 2 or more")
-    for name in ("agent.gamma", "agent.lambda_", "agent.target_rate"):
-        _need(0.0 <= _get(config, name) <= 1.0, name, config, "use a value in [0, 1]")
+    rules = [(name, lambda x: x >= 1, "use 1 or more") for name in AT_LEAST_ONE]
+    rules += [(name, lambda x: x >= 0, "use 0 or more") for name in NOT_NEGATIVE]
+    rules += [(name, lambda x: x > 0, "use a value above 0") for name in POSITIVE]
+    rules += [(name, lambda x: 0 <= x <= 1, "use a value in [0, 1]") for name in FRACTIONS]
+    for name, holds, remedy in rules:
+        _need(holds(_get(config, name)), name, config, remedy)
+    for name, holds, remedy in _relations(config):
+        _need(holds, name, config, remedy)
     return config
+
+
+def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
+    """What settings demand of each other: (setting to blame, whether it holds, remedy)."""
+    rows, states = config.replay // config.envs, config.batch * config.length
+    whole = config.cycle_unit == "episodes" or config.cycle_size % config.envs == 0
+    return [
+        ("length", config.length >= 2, "a sequence needs 2 or more records"),
+        (
+            "length",
+            config.length <= rows,
+            f"a sequence must fit the replay, which holds replay / envs = {rows} records in a row",
+        ),
+        ("cycle_size", whole, f"it must be a multiple of envs={config.envs}"),
+        (
+            "cycle_size",
+            config.chunk <= rows,
+            f"a cycle brings up to {config.chunk} records to a ring of {rows}: raise --replay",
+        ),
+        ("agent.starts", config.agent.starts <= states, f"a batch has only {states} states"),
+        ("agent.posterior_layers", config.agent.posterior_layers >= 2, "use 2 or more"),
+    ]
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

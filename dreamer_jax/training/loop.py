@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax import replay
+from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training import memory
 from dreamer_jax.training.checkpoint import Checkpointer
@@ -48,10 +49,13 @@ class Run:
         self.learners = len(self.seeds)
         self.capacity = config.replay // config.envs
         bases = [EpisodeSeeds(1024 * seed + n) for seed in self.seeds for n in range(config.envs)]
-        self.env = VectorEnv(make_env(config.env), bases)
-        image, action = self.env.observation_space.shape, self.env.action_space.shape
-        self.spec = Spec(image, action[0])
-        self.agent: Agent = make_agent(self.spec)
+        try:
+            self.env = VectorEnv(make_env(config.env), bases)
+            image, action = self.env.observation_space.shape, self.env.action_space.shape
+            self.spec = Spec(image, action[0])
+            self.agent: Agent = make_agent(self.spec)
+        except ValueError as error:  # what environment or networks say of their options
+            raise UserError(str(error)) from error
         self.learner: Learner = make_learner(
             self.agent, self.spec, config.envs, config.updates, config.batch, config.length
         )
