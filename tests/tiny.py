@@ -5,7 +5,8 @@ from dataclasses import replace
 import jax
 import numpy as np
 
-from dreamer_jax.agents.dlc_v1 import DLCConfig, make_dlc_v1
+from dreamer_jax.agents.dlc_v1 import make_dlc_v1
+from dreamer_jax.agents.dlc_v1_config import DLCConfig
 from dreamer_jax.types import Spec, Transition
 
 SPEC = Spec((24, 24, 3), 2)

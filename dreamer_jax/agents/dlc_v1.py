@@ -11,7 +11,6 @@ imagination starts from posterior states of replayed sequences.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import chex
@@ -21,10 +20,12 @@ import optax
 from flax import struct
 
 from dreamer_jax import actor_critic
+from dreamer_jax.agents import pictures
+from dreamer_jax.agents.dlc_v1_config import DLCConfig
 from dreamer_jax.imagination import rollout
 from dreamer_jax.nn.blocks import MLP
-from dreamer_jax.nn.conv import fold, unfold
-from dreamer_jax.nn.vision import Decoder, Encoder, Layer
+from dreamer_jax.nn.conv import fold, to_unit
+from dreamer_jax.nn.vision import Decoder, Encoder
 from dreamer_jax.ops import gaussian
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.optimisers import clipped_adam, ema
@@ -38,83 +39,6 @@ from dreamer_jax.world_models.rssm import (
     observe,
     observe_step,
 )
-
-
-@dataclass(frozen=True)
-class DLCConfig:
-    """Networks and losses; the defaults are the published sizes."""
-
-    # Networks
-    fold: int = 1
-    """Side of the pixel blocks folded into channels before the encoder (1: none)."""
-    encoder: tuple[Layer, ...] = ((32, 4, 3), (64, 4, 2), (128, 4, 2), (256, 4, 2))
-    """Convolutions as (features, kernel, stride)."""
-    embed: int = 512
-    """Size of the encoder's output."""
-    decoder_base: tuple[int, int] = (1, 1024)
-    """Side and channels that the decoder's linear layer is unflattened to."""
-    decoder: tuple[Layer, ...] = ((128, 5, 2), (64, 6, 2), (32, 6, 2), (3, 6, 3))
-    """Transposed convolutions as (features, kernel, stride); the last one paints the pixels."""
-    deter: int = 200
-    """Size of the GRU's state."""
-    stoch: int = 30
-    """Size of the Gaussian latent."""
-    hidden: int = 1000
-    """Width of the representation and transition MLPs."""
-    posterior_layers: int = 2
-    """Linear layers of the representation MLP."""
-    prior_layers: int = 3
-    """Linear layers of the transition MLP."""
-    min_std: float = 0.1
-    """Smallest standard deviation of the latent."""
-    head: int = 400
-    """Width of the reward, continue, critic and actor MLPs."""
-    head_layers: int = 3
-    """Linear layers of reward, continue and critic."""
-    actor_layers: int = 4
-    """Linear layers of the actor."""
-    actor_min_std: float = 0.1
-    """Smallest standard deviation of the policy."""
-
-    # World model
-    kl_scale: float = 1.0
-    """Weight of both KL terms."""
-    free_nats: float = 1.0
-    """Nats below which a KL term gives no gradient."""
-
-    # Imagination
-    horizon: int = 15
-    """Imagined steps."""
-    starts: int = 50
-    """Replayed states from which imagination starts in each update."""
-    gamma: float = 0.99
-    """Discount per decision."""
-    lambda_: float = 0.95
-    """Mixing of the lambda-return."""
-    actor_interval: int = 2
-    """The actor is updated in every n-th update."""
-    actor_warmup: int = 0
-    """Updates before the actor learns: gradients through an untrained model only saturate it."""
-    entropy_scale: float = 6e-4
-    """Weight of the policy's entropy (in nats) beside the return (in reward units)."""
-    target_rate: float = 0.02
-    """EMA rate of the target critic."""
-
-    # Optimisers
-    model_lr: float = 6e-4
-    """Adam's step size for the world model."""
-    critic_lr: float = 6e-4
-    """Adam's step size for the critic."""
-    actor_lr: float = 1e-4
-    """Adam's step size for the actor."""
-    model_eps: float = 1e-8
-    """Adam's epsilon for the world model."""
-    actor_critic_eps: float = 1e-5
-    """Adam's epsilon for actor and critic."""
-    model_clip: float = 1000.0
-    """Largest global gradient norm of the world model."""
-    actor_critic_clip: float = 100.0
-    """Largest global gradient norm of actor and critic."""
 
 
 @struct.dataclass
@@ -249,16 +173,21 @@ def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
         return new, metrics | dream_metrics | critic_metrics
 
     def report(state: DLCState, batch: Transition, key: jax.Array) -> dict[str, jax.Array]:
-        """Reconstructions and open-loop predictions, see `look`."""
-        return look(parts, config, state, batch, key)
+        """Reconstructions, open-loop predictions and imagined values, see `agents/pictures.py`."""
+        model = pictures.Model(parts, config.fold, state.model)
+        start, alive = choose_starts(
+            pictures.filtered(model, batch, key), batch, config.starts, named_key(key, "starts")
+        )
+        dream = Dream(
+            parts, config, state.model, state.target, start, alive, named_key(key, "imagine")
+        )
+        _, (states, imagined, _) = dream.run(state.actor)
+        value = symexp(parts.critic.apply(state.critic, states)[..., 0])
+        arrays = pictures.look(model, batch, key)
+        return arrays | {"value": value, "return": imagined.returns}
 
     axes = DLCState(0, 0, 0, 0, 0, 0, 0, None)
     return Agent(init, carry, act, update, report, axes, LOSSES)
-
-
-def to_unit(image: jax.Array) -> jax.Array:
-    """uint8 -> float32 in [0, 1]."""
-    return image.astype(jnp.float32) / 255.0
 
 
 def init_state(parts, spec, config, key, optimisers) -> DLCState:
@@ -410,56 +339,3 @@ def update_critic(parts: Parts, state: DLCState, critic_tx, features, imagined):
     updates, opt = critic_tx.update(grads, state.critic_opt, state.critic)
     metrics = {"loss/critic": loss, "grad_norm/critic": optax.global_norm(grads)}
     return optax.apply_updates(state.critic, updates), opt, metrics
-
-
-CONTEXT = 5  # frames seen before the open-loop prediction starts
-
-
-def look(parts: Parts, config: DLCConfig, state: DLCState, batch: Transition, key: jax.Array):
-    """What TensorBoard shows of one batch [T, B].
-
-    Returns:
-      truth, reconstruction [T, h, w, c] of the first sequence; open_truth, open_prediction
-      [6, T, h, w, c] where the first CONTEXT frames are filtered and the rest imagined with the
-      recorded actions; all in [0, 1]. reward, reward_prediction [T, B] in reward units;
-      value, return [H, starts] of imagined states.
-    """
-    length, size = batch.reward.shape
-    params, rssm = state.model, parts.rssm
-    rows = min(6, size)
-    target = to_unit(batch.image)
-    folded = fold(target, config.fold)
-    flat = folded.reshape(length * size, *folded.shape[2:])
-    embed = parts.encoder.apply(params["encoder"], flat).reshape(length, size, -1)
-    start = initial_state(rssm, (size,))
-    args = (rssm, params["rssm"], embed, batch.prev_action, batch.is_first, start)
-    posterior, _ = observe(*args, named_key(key, "observe"))
-
-    def paint(features):
-        image = parts.decoder.apply(params["decoder"], features.reshape(-1, features.shape[-1]))
-        return unfold(image, config.fold).reshape(*features.shape[:-1], *target.shape[2:])
-
-    context = min(CONTEXT, length - 1)
-    before = jax.tree.map(lambda x: x[context - 1, :rows], posterior)
-
-    def dream(latent, action):
-        latent = imagine_step(rssm, params["rssm"], latent, action, jnp.zeros_like(latent.stoch))
-        return latent, latent.features
-
-    _, future = jax.lax.scan(dream, before, batch.prev_action[context:, :rows])
-    features = jnp.concatenate([posterior.features[:context, :rows], future])
-    reward = symexp(parts.reward.apply(params["reward"], posterior.features)[..., 0])
-    start, alive = choose_starts(posterior, batch, config.starts, named_key(key, "starts"))
-    run = Dream(parts, config, params, state.target, start, alive, named_key(key, "imagine")).run
-    _, (states, imagined, _) = run(state.actor)
-    value = symexp(parts.critic.apply(state.critic, states)[..., 0])
-    return {
-        "truth": target[:, 0],
-        "reconstruction": paint(posterior.features[:, 0]),
-        "open_truth": jnp.swapaxes(target[:, :rows], 0, 1),
-        "open_prediction": jnp.swapaxes(paint(features), 0, 1),
-        "reward": batch.reward,
-        "reward_prediction": reward,
-        "value": value,
-        "return": imagined.returns,
-    }

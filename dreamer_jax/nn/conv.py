@@ -40,6 +40,11 @@ def unfold(folded: jax.Array, block: int) -> jax.Array:
     return jnp.moveaxis(x, -3, -4).reshape(*lead, h * block, w * block, c // block**2)
 
 
+def to_unit(image: jax.Array) -> jax.Array:
+    """uint8 -> float32 in [0, 1]."""
+    return image.astype(jnp.float32) / 255.0
+
+
 def conv_plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """[B, H, W, I] by [k, k, I, O] -> [B, (H-k)//s+1, (W-k)//s+1, O], XLA's own convolution."""
     return jax.lax.conv_general_dilated(

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dreamer_jax.agents.dlc_v1 import DLCConfig
+from dreamer_jax.agents.dlc_v1_config import DLCConfig
 from dreamer_jax.errors import UserError
 
 
@@ -160,6 +160,7 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
     rows, states = config.replay // config.envs, config.batch * config.length
     whole = config.cycle_unit == "episodes" or config.cycle_size % config.envs == 0
     return [
+        ("seed", config.seed < 2**31, "use a number below 2147483648"),
         ("length", config.length >= 2, "a sequence needs 2 or more records"),
         (
             "length",

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from dreamer_jax.agents.pictures import CONTEXT
 from dreamer_jax.training import figures as draw
 from dreamer_jax.training.collect import Collected, Episode
 from dreamer_jax.training.evaluate import Played
 from dreamer_jax.training.logging import METRICS_NAME, RunLogger, mp4
 
-CONTEXT = 5  # frames seen before an open-loop prediction
 DECISION_FPS = 12.5  # decisions per second of game time at action repeat 4
 
 

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import jax
 
-from dreamer_jax.agents.dlc_v1 import DLCConfig
+from dreamer_jax.agents.dlc_v1_config import DLCConfig
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.config import EnvConfig, RunConfig
 
 PAPER = RunConfig()
 
 LAPTOP = RunConfig(
-    cycles=100,
+    cycles=90,
     cycle_unit="steps",
     cycle_size=250,
     updates=60,
@@ -38,7 +38,7 @@ LAPTOP = RunConfig(
         head=200,
         starts=64,
         actor_warmup=200,
-        entropy_scale=0.1,
+        entropy_scale=0.01,
     ),
 )
 

@@ -1,0 +1,143 @@
+"""Impossible settings are refused by name; possible ones survive JSON."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.command import parse
+from dreamer_jax.training.config import (
+    AT_LEAST_ONE,
+    FRACTIONS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    RunConfig,
+    check,
+    from_dict,
+    to_dict,
+)
+from dreamer_jax.training.presets import DEBUG, LAPTOP, PAPER, PRESETS, choose
+
+
+def changed(config, name, value):
+    """`config` with one field, `part.field` or `field`, replaced."""
+    part, _, inner = name.rpartition(".")
+    if part:
+        name, value = part, dataclasses.replace(getattr(config, part), **{inner: value})
+    return dataclasses.replace(config, **{name: value})
+
+
+BAD = [
+    *((name, value) for name in AT_LEAST_ONE for value in (0, -3)),
+    *((name, -1) for name in NOT_NEGATIVE),
+    *((name, value) for name in POSITIVE for value in (0.0, -1.0, float("nan"))),
+    *((name, value) for name in FRACTIONS for value in (-0.1, 1.1, float("nan"))),
+    ("length", 1),
+    ("length", 501),  # replay 1000 / envs 2 = 500 records in a row
+    ("cycle_size", 41),  # no multiple of envs 2
+    ("cycle_size", 1002),  # 501 records for a row of 500
+    ("agent.starts", 25),  # batch 3 x length 8 = 24 states
+    ("agent.posterior_layers", 1),
+    ("seed", 2**31),  # seeds are int32 on the device
+]
+
+
+def test_every_number_is_checked():
+    """A new setting that is a number belongs to one of the lists."""
+    numbers = {
+        prefix + field.name
+        for prefix, part in (("", DEBUG), ("env.", DEBUG.env), ("agent.", DEBUG.agent))
+        for field in dataclasses.fields(part)
+        if type(getattr(part, field.name)) in (int, float)
+    }
+    assert numbers == {name for name, _ in BAD}
+
+
+@pytest.mark.parametrize(("name", "value"), BAD)
+def test_an_impossible_value_is_named(name, value):
+    option = "--" + name.replace("_", "-").rstrip("-")
+    with pytest.raises(UserError, match=f"^{option}={value} cannot be: ") as error:
+        check(changed(DEBUG, name, value))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_possible_and_survive_json(name):
+    preset = check(PRESETS[name])
+    assert from_dict(json.loads(json.dumps(to_dict(preset)))) == preset
+    hash(preset)  # lists have become tuples again
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("length", 500), ("cycle_size", 1000), ("agent.starts", 24), ("prefill", 0), ("updates", 1)],
+)
+def test_the_last_possible_value_passes(name, value):
+    assert check(changed(DEBUG, name, value))
+
+
+def test_records_of_a_cycle_by_hand():
+    # 200 frames / 4 = 50 decisions and the reset; 3 episodes of them. Or 40 decisions for 2 envs.
+    episodes = dataclasses.replace(DEBUG, cycle_unit="episodes", cycle_size=3)
+    assert DEBUG.episode_records == 51 and episodes.chunk == 153 and DEBUG.chunk == 20
+    # a last decision may be shorter: 201 frames are 51 decisions
+    assert changed(DEBUG, "env.time_limit", 201).episode_records == 52
+    assert PAPER.chunk == 251
+    with pytest.raises(UserError, match="--cycle-size=10"):  # 510 records for a row of 500
+        check(dataclasses.replace(episodes, cycle_size=10))
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda d: d | {"colour": 1},
+        lambda d: d | {"env": d["env"] | {"colour": 1}},
+        lambda d: d | {"agent": d["agent"] | {"colour": 1}},
+        lambda d: {k: v for k, v in d.items() if k != "env"},
+        lambda d: d | {"agent": None},
+    ],
+)
+def test_a_config_of_another_version_is_refused(break_it):
+    with pytest.raises(UserError, match=r"config\.json does not fit this version.*--out"):
+        from_dict(break_it(to_dict(DEBUG)))
+
+
+def test_options_override_the_preset():
+    config = parse(["--agent.horizon", "3", "--env.off-road-ends", "--seed", "7"], DEBUG)
+    assert (config.agent.horizon, config.env.off_road_ends, config.seed) == (3, True, 7)
+    assert changed(changed(config, "agent.horizon", 4), "seed", 0) == changed(
+        DEBUG, "env.off_road_ends", True
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--colour", "red"], "--colour"),
+        (["--batch", "many"], "many"),
+        (["--cycle-unit", "hours"], "hours"),
+        (["--agent.nothing", "1"], "--agent.nothing"),
+    ],
+)
+def test_unknown_options_are_named(arguments, text, capsys):
+    with pytest.raises(SystemExit) as left:
+        parse(arguments, DEBUG)
+    assert left.value.code == 2 and text in capsys.readouterr().err
+
+
+def test_choose(monkeypatch):
+    assert choose("debug") == (DEBUG, "preset debug")
+    with pytest.raises(UserError, match="--preset nothing is unknown; use one of debug, laptop"):
+        choose("nothing")
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert choose(None)[0] is LAPTOP and "--preset paper" in choose(None)[1]
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert choose(None)[0] is PAPER and "gpu" in choose(None)[1]
+
+
+def test_defaults_are_the_published_settings():
+    assert RunConfig() == PAPER
+    assert (PAPER.cycle_unit, PAPER.cycle_size, PAPER.updates) == ("episodes", 1, 20)
+    assert (PAPER.batch, PAPER.length, PAPER.agent.horizon, PAPER.agent.starts) == (50, 50, 15, 50)
