@@ -11,7 +11,12 @@ from dreamer_jax.types import LatentState, Trajectory
 
 
 def rollout(
-    step: Callable, policy: Callable, start: LatentState, horizon: int, key: jax.Array
+    step: Callable,
+    policy: Callable,
+    start: LatentState,
+    horizon: int,
+    key: jax.Array,
+    guard: Callable = lambda state: state,
 ) -> Trajectory:
     """Imagine `horizon` steps from `start`.
 
@@ -19,6 +24,8 @@ def rollout(
       step: (state, action, key) -> state.
       policy: (features [B, F], key) -> (action [B, A], entropy [B]).
       start: leading axis [B].
+      guard: an identity on the state; what returns from later steps to a state passes through
+        its gradient, both by way of the dynamics and of the policy.
 
     Returns:
       Trajectory; gradients flow through step and action. Heads belong outside: evaluate them on
@@ -26,6 +33,7 @@ def rollout(
     """
 
     def body(state, key):
+        state = guard(state)
         key_policy, key_step = jax.random.split(key)
         action, entropy = policy(state.features, key_policy)
         new = step(state, action, key_step)

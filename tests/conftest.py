@@ -1,7 +1,11 @@
 """For all tests. This file's presence also makes the helpers beside it importable everywhere."""
 
 import os
+import sys
 from importlib.metadata import version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "envs"))  # the counting environment, likewise
 
 # The tests compile much and compute little. Run with XLA_FLAGS= (empty) for the usual programs.
 FLAGS = ["--xla_backend_optimization_level=0"]

@@ -27,6 +27,7 @@ from dreamer_jax.nn.blocks import MLP
 from dreamer_jax.nn.conv import fold, to_unit
 from dreamer_jax.nn.vision import Decoder, Encoder
 from dreamer_jax.ops import gaussian
+from dreamer_jax.ops.gradients import clip_cotangent
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.optimisers import clipped_adam, ema
 from dreamer_jax.ops.transforms import symexp
@@ -288,7 +289,13 @@ class Dream(NamedTuple):
             noise = jax.random.normal(key, state.stoch.shape)
             return imagine_step(parts.rssm, self.model["rssm"], state, action, noise)
 
-        trajectory = rollout(step, policy, self.start, config.horizon, self.key)
+        def guard(state):
+            if config.dynamics_clip == 0:
+                return state
+            mean = config.horizon * config.starts  # the loss is a mean over so many returns
+            return clip_cotangent(state, config.dynamics_clip / mean)
+
+        trajectory = rollout(step, policy, self.start, config.horizon, self.key, guard)
         features = trajectory.states.features
         rewards = symexp(parts.reward.apply(self.model["reward"], features)[..., 0])
         continues = jax.nn.sigmoid(parts.cont.apply(self.model["cont"], features)[..., 0])

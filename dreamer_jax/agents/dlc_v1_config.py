@@ -58,6 +58,9 @@ class DLCConfig:
     """Discount per decision."""
     lambda_: float = 0.95
     """Mixing of the lambda-return."""
+    dynamics_clip: float = 0.0
+    """Largest norm of the gradient of one imagined return, in reward units, that comes back to an
+    imagined state from later ones (0: no limit)."""
     actor_interval: int = 2
     """The actor is updated in every n-th update."""
     actor_warmup: int = 0

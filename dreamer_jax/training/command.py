@@ -76,10 +76,10 @@ def begin(config: RunConfig, name: str) -> int:
     out = None if config.out is None else Path(config.out)
     with RunFolder.create(out, f"car_racing-{name}-seed{config.seed}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
-        folder.save_config(to_dict(config))
         with Run(
             lambda spec: make_dlc_v1(config.agent, spec), config, [config.seed], folder
         ) as run:
+            folder.save_config(to_dict(config))  # only now: a refused run leaves its folder free
             display = Display(folder.path, run.seeds, config.cycles)
             try:
                 _announce(folder.path)

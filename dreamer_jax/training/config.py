@@ -122,6 +122,7 @@ NOT_NEGATIVE = [
     "env.idle_limit",
     "agent.actor_warmup",
     "agent.kl_scale",
+    "agent.dynamics_clip",
     "agent.free_nats",
     "agent.entropy_scale",
 ]

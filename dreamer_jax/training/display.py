@@ -157,6 +157,11 @@ class Display:
             if len(frames):
                 draw.return_curve(path / "return.png", frames, returns, title)
 
+    def flush(self) -> None:
+        """Make everything so far outlive a kill."""
+        for logger in self.loggers:
+            logger.flush()
+
     def close(self) -> None:
         """Close every file."""
         self.bar.close()

@@ -152,7 +152,7 @@ class Run:
 
         Raises:
           Diverged: a loss became nan or infinite; the evidence is saved.
-          EnvironmentDied: the state as of the last finished cycle is saved first.
+          EnvironmentDied: go on from the last checkpoint.
         """
         config = self.config
         while self.cycle < config.cycles:
@@ -160,6 +160,7 @@ class Run:
             last = self.cycle == config.cycles
             due = self.cycle % config.checkpoint_every == 0
             if last or due or stop.requested:
+                display.flush()  # a checkpoint never knows of more than the logs do
                 self.save()
             if stop.requested:
                 return

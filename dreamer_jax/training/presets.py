@@ -38,6 +38,7 @@ LAPTOP = RunConfig(
         head=200,
         starts=64,
         actor_warmup=200,
+        dynamics_clip=50.0,
         entropy_scale=0.01,
     ),
 )

@@ -17,7 +17,7 @@ from dreamer_jax.world_models.rssm import initial_state, observe
 
 KEY = jax.random.key(7)
 # All that can change without another compilation; the defaults are those of the settings.
-KNOBS = ("model_lr", "actor_lr", "critic_lr", "entropy_scale", "target_rate", "gamma", "kl_scale")
+KNOBS = "model_lr actor_lr critic_lr entropy_scale target_rate gamma actor_warmup".split()
 act = jax.jit(AGENT.act, static_argnames="mode")
 report = jax.jit(AGENT.report)
 
@@ -67,6 +67,12 @@ def test_model_and_critic_move_always_and_the_actor_every_second_time(fresh, bat
         assert changed(new.actor_opt, state.actor_opt) == (number % 2 == 1)
         assert np.isfinite(metrics["grad_norm/actor"]) == (number % 2 == 1)
         state = new
+
+
+def test_the_actor_waits_for_the_model(fresh, batch):
+    for number, moves in ((1, False), (3, False), (4, False), (5, True)):
+        state = fresh.replace(step=jnp.int32(number))
+        assert changed(step(state, batch, actor_warmup=4)[0].actor, fresh.actor) == moves
 
 
 def test_the_target_is_the_moving_average_and_nothing_else(fresh, batch):
