@@ -17,7 +17,8 @@ from dreamer_jax.world_models.rssm import initial_state, observe
 
 KEY = jax.random.key(7)
 # All that can change without another compilation; the defaults are those of the settings.
-KNOBS = "model_lr actor_lr critic_lr entropy_scale target_rate gamma actor_warmup".split()
+KNOBS = ["model_lr", "actor_lr", "critic_lr", "entropy_scale"]
+KNOBS += ["target_rate", "gamma", "actor_warmup"]
 act = jax.jit(AGENT.act, static_argnames="mode")
 report = jax.jit(AGENT.report)
 

@@ -39,6 +39,11 @@ def stream(e, length):
     return found[:length]
 
 
+def leaves(chunk):
+    """The arrays of a chunk by name; images without the resets, which earlier tests made too."""
+    return vars(chunk) | {"image": chunk.image[..., :2]}
+
+
 def policy(record, active, step):
     """An action that tells its environment and depends on what is seen."""
     e = np.arange(S * N)
@@ -78,7 +83,7 @@ def test_only_true_ends_are_terminal(worker):
         for k, (seed, _, _, last, _) in enumerate(stream(e, 11))
         if last
     }
-    assert len(ends) > 8 and all(end == (seed % 2 == 0) for seed, end in ends.items())
+    assert len(ends) == 10 and all(end == (seed % 2 == 0) for seed, end in ends.items())
 
 
 def test_a_cycle_goes_on_where_the_last_one_ended(worker):
@@ -86,9 +91,9 @@ def test_a_cycle_goes_on_where_the_last_one_ended(worker):
     for number in (4, 1, 6):
         parts.append(collector.steps(policy, number))
     whole = Collector(worker(), S, CHUNK).steps(policy, 11)
-    for name, want in vars(whole.chunk).items():
+    for name, want in leaves(whole.chunk).items():
         pieces = [
-            getattr(part.chunk, name)[:, :number]
+            leaves(part.chunk)[name][:, :number]
             for part, number in zip(parts, (4, 1, 6), strict=True)
         ]
         np.testing.assert_array_equal(np.concatenate(pieces, 1), want[:, :11])
@@ -164,7 +169,7 @@ def test_it_continues_from_its_state(worker, before):
     other.steps(policy, 2)  # to be forgotten
     other.set_state(state)
     got = other.steps(policy, 8)
-    for name, value in vars(want.chunk).items():
-        np.testing.assert_array_equal(getattr(got.chunk, name), value)
+    for name, value in leaves(want.chunk).items():
+        np.testing.assert_array_equal(leaves(got.chunk)[name], value)
     assert got.episodes == want.episodes
     assert other.get_state() == after
