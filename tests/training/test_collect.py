@@ -83,7 +83,7 @@ def test_only_true_ends_are_terminal(worker):
         for k, (seed, _, _, last, _) in enumerate(stream(e, 11))
         if last
     }
-    assert len(ends) == 10 and all(end == (seed % 2 == 0) for seed, end in ends.items())
+    assert len(ends) == 8 and all(end == (seed % 2 == 0) for seed, end in ends.items())
 
 
 def test_a_cycle_goes_on_where_the_last_one_ended(worker):
@@ -116,6 +116,10 @@ def test_episodes_by_hand(worker):
     assert second.reward == pytest.approx(1 + 2.1 + 3.2 + 4.3)
     # Seeds 80 and 127 make 4 and 3 decisions: after 4 steps and the reset 4 + 3 of them
     assert collector.frames.tolist() == [21, 21]
+    # The next episode of environment 0 starts from nothing: 3 decisions, ending at step 6
+    third = next(x for x in collector.steps(policy, 2).episodes if x.learner == 0)
+    assert (third.decisions, third.frames) == (3, 9)
+    assert third.reward == pytest.approx(1 + 2.1 + 3.2)
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -141,6 +145,9 @@ def test_whole_episodes_end_exactly_at_their_ends(worker, number):
             assert flags == [first for _, _, first, _, _ in taken] and flags[0]
             assert got.chunk.image[s, sum(records) - 1, n, 1] == taken[-1][1]
         asked.clear()
+    made = [2 + seeds(e)(i) % 3 for e in range(S * N) for i in range(2 * number)]
+    decisions = np.reshape(made, (S, -1)).sum(1)
+    assert collector.frames.tolist() == (3 * decisions).tolist()  # nothing for waiting
 
 
 def test_what_the_policy_saw_is_not_overwritten(worker):

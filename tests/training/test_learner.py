@@ -110,6 +110,19 @@ def test_figures(learner, ring, after):
         np.testing.assert_allclose(seen[step], batch.reward.mean((1, 2)), rtol=1e-5)
 
 
+def test_every_update_draws_its_own_noise(learner, initial, ring):
+    """Where all windows are the same one, only the noise tells two updates apart."""
+    same_rows = jax.tree.map(lambda x: x.at[:, 1].set(x[:, 0]), ring.data)
+    one = ring.replace(data=same_rows, size=0 * ring.size + LENGTH, cursor=0 * ring.size + LENGTH)
+    first, other = (
+        learner.update(copy(initial).replace(step=jnp.int32(step)), one, KEYS, FIT)[2][0]
+        for step in (0, 2)
+    )
+    name = learner.names.index
+    np.testing.assert_array_equal(first[name("replay/reward")], other[name("replay/reward")])
+    assert np.all(first[name("loss/image")] != other[name("loss/image")])
+
+
 def test_a_second_call_compiles_nothing_and_reuses_the_memory(learner, initial, ring, after):
     state = copy(initial)
     kernel = jax.tree.leaves(state.model)[0]
