@@ -1,0 +1,221 @@
+"""The runs of a comparison as processes: train, evaluate, go on after a stop, several at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.comparison_data import cycles_done, read_evaluation
+from dreamer_jax.training.logging import METRICS_NAME
+from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
+from dreamer_jax.training.signals import StopRequest
+
+PLAN_NAME = "plan.json"
+POLL_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: every arm with every seed, into out/<arm>/seed_<seed>."""
+
+    scripts: Path  # the folder of car_racing.py and evaluate.py
+    out: Path
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    preset: str | None
+    extra: tuple[str, ...]  # more options of car_racing.py
+    episodes: int
+    first_track: int
+    at_once: int
+
+    def folder(self, arm: str, seed: int) -> Path:
+        """The run's folder."""
+        return self.out / arm / f"seed_{seed}"
+
+    def train(self, arm: str, seed: int | str, out: Path) -> list[str]:
+        """Arguments of a new run, the script first."""
+        preset = [] if self.preset is None else ["--preset", self.preset]
+        own = ["--arm", arm, "--seed", str(seed), "--out", str(out)]
+        return [str(self.scripts / "car_racing.py"), *preset, *own, *self.extra]
+
+    def evaluate(self, out: Path) -> list[str]:
+        """Arguments of the evaluation, the script first."""
+        tracks = ["--episodes", str(self.episodes), "--first-track", str(self.first_track)]
+        return [str(self.scripts / "evaluate.py"), str(out), *tracks]
+
+
+@dataclass
+class Job:
+    """One run on its way through training and evaluation."""
+
+    arm: str
+    seed: int
+    folder: Path
+    log: Path
+    process: subprocess.Popen | None = None
+    command: list[str] | None = None  # the last one started
+    failure: str | None = None
+
+    @property
+    def name(self) -> str:
+        """As messages call it."""
+        return f"{self.arm} seed {self.seed}"
+
+
+def keep_plan(plan: Plan) -> None:
+    """Write what the runs in `out` were started with, or see that it is the same.
+
+    Raises:
+      UserError: `out` holds runs of other options, or cannot be written.
+    """
+    path = plan.out / PLAN_NAME
+    wanted = {"preset": plan.preset, "extra": list(plan.extra)}
+    try:
+        plan.out.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            write_atomic(path, json.dumps(wanted, indent=1) + "\n")
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot use {path} ({error}); choose another folder with --out") from error
+    if held != wanted:
+        raise UserError(
+            f"the runs in {plan.out} were started with {_options(held)}, not with "
+            f"{_options(wanted)}; use those options again, or another --out"
+        )
+
+
+def run_all(plan: Plan, stop: StopRequest) -> list[Job]:
+    """Train and evaluate whatever is not yet done; returns the jobs, failed ones with a reason.
+
+    A run that fails does not touch the others. When `stop` is requested no more are started, and
+    those under way are asked to save and end.
+    """
+    (plan.out / "logs").mkdir(parents=True, exist_ok=True)
+    jobs = [
+        Job(arm, seed, plan.folder(arm, seed), plan.out / "logs" / f"{arm}-seed_{seed}.log")
+        for seed in plan.seeds  # seed by seed: a stopped comparison has both arms of the first
+        for arm in plan.arms
+    ]
+    waiting, running = deque(jobs), []
+    asked = False
+    try:
+        while running or (waiting and not stop.requested):
+            while waiting and len(running) < plan.at_once and not stop.requested:
+                job = waiting.popleft()
+                if _start_next(plan, job):
+                    running.append(job)
+            if stop.requested and not asked:
+                asked = True
+                for job in running:
+                    job.process.terminate()
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                _note_end(job, stop.requested)
+                if job.failure is None:
+                    waiting.appendleft(job)
+            if running:
+                time.sleep(POLL_SECONDS)
+    finally:
+        for job in running:  # only when something above went wrong, or at a second Ctrl-C
+            job.process.kill()
+            job.process.wait()
+    return jobs
+
+
+def next_command(plan: Plan, job: Job) -> list[str] | None:
+    """What the run still lacks: training, going on, evaluation; None when it has everything.
+
+    Raises:
+      UserError: a file of the run is damaged.
+    """
+    folder = job.folder
+    if not (folder / CONFIG_NAME).is_file():
+        return plan.train(job.arm, job.seed, folder)
+    cycles = _cycles(folder)
+    done = cycles_done(folder) if (folder / METRICS_NAME).is_file() else 0
+    held = read_evaluation(folder, job.seed)
+    evaluated = held is not None and held["cycle"] == cycles
+    # The last lines are logged before the last checkpoint: only with that is the run complete.
+    # One that was evaluated had it; its checkpoints may have been removed since.
+    saved = (folder / "checkpoints" / f"{cycles:08d}").is_dir()
+    if done < cycles or not (saved or evaluated):
+        return [str(plan.scripts / "car_racing.py"), "--resume", str(folder)]
+    wanted = (plan.first_track, plan.episodes)
+    if evaluated and (held["first_track"], len(held["returns"])) == wanted:
+        return None
+    return plan.evaluate(folder)
+
+
+def _start_next(plan: Plan, job: Job) -> bool:
+    """Start the job's next process; False when there is none left, or it failed."""
+    try:
+        command = next_command(plan, job)
+    except UserError as error:
+        job.failure = str(error)
+        return False
+    if command is None:
+        print(f"{job.name}: done", flush=True)
+        return False
+    if command == job.command:
+        job.failure = f"{Path(command[0]).name} ended without an error and without a result"
+        return False
+    job.command = command
+    stage = "evaluating" if Path(command[0]).name == "evaluate.py" else "training"
+    going_on = " (going on)" if "--resume" in command else ""
+    print(f"{job.name}: {stage}{going_on}, log in {job.log}", flush=True)
+    with job.log.open("a", encoding="utf-8") as log:
+        job.process = _process(command, log, plan.at_once)
+    return True
+
+
+def _process(command: Sequence[str], log: TextIO, at_once: int) -> subprocess.Popen:
+    # By default the first process on an accelerator takes most of its memory for itself.
+    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if at_once > 1 else {}
+    return subprocess.Popen(
+        [sys.executable, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=shared | os.environ,
+    )
+
+
+def _note_end(job: Job, stopped: bool) -> None:
+    code = job.process.returncode
+    if code == 0:
+        return
+    script = Path(job.command[0]).name
+    job.failure = "stopped" if stopped else f"{script} failed ({_last_line(job.log) or code})"
+    if not stopped:
+        print(f"{job.name}: {job.failure}, log in {job.log}", file=sys.stderr, flush=True)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    # A progress bar writes many states into one line.
+    last = next((line for line in reversed(lines) if line.strip()), "")
+    return last.rsplit("\r", 1)[-1].strip()[:300]
+
+
+def _cycles(folder: Path) -> int:
+    try:
+        return int(json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["cycles"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"cannot read {folder / CONFIG_NAME} ({error}); restore it, or remove the folder to "
+            "start that run again"
+        ) from error
+
+
+def _options(held: dict) -> str:
+    preset = [] if held.get("preset") is None else ["--preset", held["preset"]]
+    return " ".join([*preset, *held.get("extra", [])]) or "no options"

@@ -1,0 +1,173 @@
+"""The comparison's command line on finished runs, and what it says of bad input."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dreamer_jax.training.compare import compare, parse_seeds
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out the figure, which takes longest."""
+    monkeypatch.setattr("dreamer_jax.training.compare.comparison_figure", lambda *_: None)
+
+
+def table(out):
+    with (out / "table.csv").open(newline="") as file:
+        return {
+            (r["score"], r["statistic"], r["group"], r["seeds"]): r["value"]
+            for r in csv.DictReader(file)
+        }
+
+
+# ---------------------------------------------------------------- finished runs
+
+
+def made(path, seed, level, rise=20, evaluate=True, cycles=1):
+    """A finished run that rises to `level` within `rise` episodes."""
+    path.mkdir(parents=True)
+    noise = np.random.default_rng(seed).normal(size=60)
+    lines = [
+        {"step": 500 * n, "episode/return": level * min(1, n / rise) + e,
+         "episode/frames_total": 500 * n}
+        for n, e in enumerate(noise, 1)
+    ]  # fmt: skip
+    lines.append({"step": 30_000, "train/cycle": 1})
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (path / "config.json").write_text(json.dumps({"seed": seed, "cycles": cycles}))
+    if evaluate:
+        entry = {"returns": [level, level + 20.0], "first_track": 0, "cycle": 1}
+        (path / "evaluation.json").write_text(json.dumps({str(seed): entry}))
+    return path
+
+
+@pytest.fixture
+def two_arms(tmp_path):
+    for seed in range(3):
+        made(tmp_path / f"b{seed}", seed, 600.0 + seed, rise=40)
+        made(tmp_path / f"d{seed}", seed, 800.0 + seed)
+    return [f"baseline={tmp_path}/b*", f"ddim={tmp_path}/d0,{tmp_path}/d1,{tmp_path}/d2"]
+
+
+def test_finished_runs_end_to_end(two_arms, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert compare([*two_arms, "--out", str(out)], tmp_path) == 0
+    assert "written: " in capsys.readouterr().out
+    with Image.open(out / "comparison.png") as image:
+        assert image.format == "PNG" and image.size == (1430, 624)
+        assert np.asarray(image.convert("L")).std() > 10
+    text = (out / "comparison.md").read_text()
+    assert text.startswith("# Comparison: baseline, ddim\n\n![return")
+    assert "Warning" not in text and "| reached 500 |" in text
+    assert "| ddim against baseline | held-out tracks | 3 and 3, paired | +200.0 (" in text
+    assert "| 1.00 (1.00 .. 1.00) |" in text and "only the number of seeds says" in text
+    assert "Held-out tracks: seeds 0 to 1, 2 per run" in text
+    assert "With fewer than about 10 seeds" in text
+    assert f"python experiments/compare.py 'baseline={tmp_path}/b*'" in text
+    assert table(out)["held_out", "seed", "baseline", "2"] == "612.0"
+
+
+def test_the_same_runs_give_the_same_files_and_so_do_the_curves_kept(
+    two_arms, tmp_path, monkeypatch
+):
+    outs = [tmp_path / name for name in ("one", "two")]
+    for out in outs:
+        assert compare([*two_arms, "--out", str(out)], tmp_path) == 0
+    for name in ("table.csv", "curves.csv", "held_out.csv", "comparison.png"):
+        assert (outs[0] / name).read_bytes() == (outs[1] / name).read_bytes()
+    kept = f"{outs[0]}/curves.csv,{outs[0]}/held_out.csv"
+    again = [f"baseline={kept}", two_arms[1], "--out", str(tmp_path / "again")]
+    monkeypatch.setattr("dreamer_jax.training.compare.comparison_figure", lambda *_: None)
+    assert compare(again, tmp_path) == 0
+    for name in ("table.csv", "curves.csv", "held_out.csv"):
+        assert (outs[0] / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_warnings_stand_in_the_report_too(undrawn, tmp_path, capsys):
+    made(tmp_path / "a", 0, 600.0, cycles=2, evaluate=False)
+    out = tmp_path / "out"
+    assert compare([f"only={tmp_path}/a", "--out", str(out)], tmp_path) == 0
+    warning = f"{tmp_path}/a (only) is not finished"
+    assert f"warning: {warning}" in capsys.readouterr().err
+    text = (out / "comparison.md").read_text()
+    assert f"**Warning:** {warning}" in text and "none driven" in text
+    assert "(no interval)" in text and "## Pairs" not in text
+
+
+def test_one_seed_in_a_group_concludes_nothing(undrawn, two_arms, tmp_path):
+    words = [two_arms[0], f"ddim={tmp_path}/d0", "--out", str(tmp_path / "out")]
+    assert compare(words, tmp_path) == 0
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    assert "1 and 3, unpaired" in text and "nothing can be concluded" in text
+
+
+def test_settings_that_differ_are_listed(undrawn, two_arms, tmp_path):
+    config = tmp_path / "d0" / "config.json"
+    config.write_text(json.dumps({"seed": 0, "cycles": 1, "arm": "ddim"}))
+    words = [two_arms[0], f"ddim={tmp_path}/d0", "--out", str(tmp_path / "out")]
+    assert compare(words, tmp_path) == 0
+    assert "| arm | None | ddim |" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_seeds_are_parsed():
+    assert parse_seeds("0:3") == (0, 1, 2) and parse_seeds("5,0") == (5, 0)
+    assert parse_seeds("7") == (7,)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ("", "say what to compare"),
+        ("a=x --seeds 0:2", "say what to compare"),
+        ("--seeds 3:0", "--seeds=3:0 cannot be"),
+        ("--seeds 0-3", "--seeds=0-3 cannot be"),
+        ("--seeds 1,1", "--seeds=1,1 cannot be"),
+        ("--seeds 0:2 --jobs 0", "--jobs=0 cannot be"),
+        ("--seeds 0:2 --episodes 0", "--episodes=0 cannot be"),
+        ("--seeds 0:2 --first-track 9990", "--first-track=9990 cannot be"),
+        ("--seeds 0:2 --threshold 1000", "--threshold=1000 cannot be"),
+        ("--seeds 0:2 --threshold nan", "--threshold=nan cannot be"),
+        ("--seeds 0:2 --arms a,a", "--arms=a,a cannot be"),
+        ("--seeds 0:2 -- --seed 4", "--seed after -- cannot be"),
+        ("--seeds 0:2 -- --out=x", "--out after -- cannot be"),
+        ("a=x -- --cycles 4", "use them with --seeds"),
+        ("a=x a=y", "group a is named twice"),
+        ("a=missing", "missing is no run"),
+        ("runs/a", "'runs/a' is no group"),
+    ],
+)
+def test_bad_input_is_one_line_that_names_the_setting(tmp_path, capsys, arguments, text):
+    assert compare(["--out", str(tmp_path / "out"), *arguments.split()], tmp_path) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and text in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file_is_named(two_arms, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert compare([*two_arms, "--out", str(tmp_path / "file")], tmp_path) == 2
+    assert f"cannot write {tmp_path / 'file'}" in capsys.readouterr().err
+    assert compare(["--seeds", "0", "--out", str(tmp_path / "file")], tmp_path) == 2
+    assert "choose another folder with --out" in capsys.readouterr().err
+
+
+def test_the_script_says_what_is_wrong_and_is_light_for_workers(tmp_path):
+    script = str(Path(__file__).parents[2] / "experiments" / "compare.py")
+    words = [sys.executable, script, "a=missing", "--out", str(tmp_path / "out")]
+    ended = subprocess.run(words, capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stderr.startswith("error: missing is no run")
+    look = (
+        f"import runpy, sys; runpy.run_path({script!r}, run_name='__mp_main__'); "
+        "sys.exit('dreamer_jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
