@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 import types
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
@@ -19,10 +20,12 @@ from gymnasium import spaces
 from envs import worker
 
 REMEDY = "Continue from the last checkpoint with --resume."
+START_SECONDS = 300.0  # a process imports, perhaps over a network, and makes its environments
+GRACE_SECONDS = 5.0  # from asking the processes to end until they are killed
 
 
 class EnvironmentDied(RuntimeError):
-    """An environment raised or its process was killed; the text names it, its seed and step."""
+    """An environment raised, hung or was killed; the text names it, its seed and step."""
 
 
 class Record(NamedTuple):
@@ -54,10 +57,13 @@ class VectorEnv:
         seeds: one function per environment, episode index -> seed, called in this process.
         num_workers: processes, each playing a contiguous slice; the default is one per
             environment, but no more than there are processors.
+        timeout: seconds that one reset, one step or one replayed action may take, beyond which the
+            environment counts as hung. Starting the processes has START_SECONDS at least.
 
     Raises:
         ValueError: bad arguments, `make_env`'s own ValueError included.
-        EnvironmentDied: an environment failed, here or in any later call.
+        EnvironmentDied: an environment failed, here or in any later call; all processes are then
+            ended.
     """
 
     def __init__(
@@ -65,6 +71,7 @@ class VectorEnv:
         make_env: Callable[[], gymnasium.Env],
         seeds: Sequence[Callable[[int], int]],
         num_workers: int | None = None,
+        timeout: float = 120.0,
     ):
         self._workers: list[_Worker] = []
         self.num_envs, self._seeds = len(seeds), tuple(seeds)
@@ -73,6 +80,10 @@ class VectorEnv:
         count = min(self.num_envs, os.cpu_count() or 1) if num_workers is None else num_workers
         if not 1 <= count <= self.num_envs:
             raise ValueError(f"num_workers: {count} given; use 1 to {self.num_envs}.")
+        if not timeout > 0:
+            raise ValueError(f"timeout: {timeout} given; use a number of seconds above 0.")
+        self._timeout = timeout
+        self._arrays: dict[str, np.ndarray] = {}
         self._failure: str | None = None
         self._episodes = [-1] * self.num_envs  # -1: not started
         self._ended = np.zeros(self.num_envs, bool)
@@ -88,7 +99,7 @@ class VectorEnv:
         bounds = [self.num_envs * w // count for w in range(count + 1)]
         for first, last in itertools.pairwise(bounds):
             self._workers.append(_Worker(payload, first, last - first))
-        self.observation_space, self.action_space = self._receive(starting=True)[0][1:]
+        self.observation_space, self.action_space = self._receive("start")[0][1:]
         for space in (self.observation_space, self.action_space):
             if not isinstance(space, spaces.Box):
                 raise ValueError(f"make_env: space {space} is not a Box; wrap the environment.")
@@ -97,7 +108,7 @@ class VectorEnv:
         try:
             self._arrays = worker.map_arrays(path, fields)
             self._send((path, fields))
-            self._receive(starting=True)
+            self._receive("start")
         finally:
             os.unlink(path)  # mapped by all who need it, or by nobody
         self._record = Record(*(self._arrays[name] for name in Record._fields))
@@ -191,8 +202,9 @@ class VectorEnv:
         workers, self._workers = self._workers, []
         for each in workers:
             each.ask_to_end(at_once=self._failure is not None)
+        deadline = time.monotonic() + GRACE_SECONDS
         for each in workers:
-            each.end()
+            each.end(deadline)
 
     def __enter__(self) -> "VectorEnv":
         return self
@@ -214,7 +226,7 @@ class VectorEnv:
         """Sends "step", or one entry per environment, and waits for all workers."""
         self._failure = f"An earlier call was interrupted, answers are outstanding. {REMEDY}"
         self._send(message)
-        self._receive()
+        self._receive("step" if message == "step" else "restore")
         self._failure = None
 
     def _send(self, message: str | tuple | list) -> None:
@@ -225,28 +237,60 @@ class VectorEnv:
             with contextlib.suppress(OSError):  # a dead one is found on receiving
                 each.connection.send(part)
 
-    def _receive(self, starting: bool = False) -> list[tuple]:
+    def _receive(self, task: str) -> list[tuple]:
         """One answer per worker, in order; fails at the first bad one, without awaiting others."""
+        limit = max(self._timeout, START_SECONDS) if task == "start" else self._timeout
+        tick = min(limit / 4, 1.0)
         answers, pending = {}, {each.connection: each for each in self._workers}
+        for each in self._workers:
+            each.quiet = 0.0
         while pending:
-            for connection in wait(list(pending)):
+            ready = wait(list(pending), tick)
+            if not ready:
+                self._look_for_hung(list(pending.values()), task, tick, limit)
+            for connection in ready:
                 each = pending.pop(connection)
                 try:
                     answer = connection.recv()
                 except (EOFError, OSError):
-                    affected = range(each.first, each.first + each.count)
-                    raise self._death(affected, each.fate()) from None
+                    raise self._death(each.envs, each.fate()) from None
                 if answer[0] == "error":
                     _, e, text, is_value_error = answer
-                    if starting and is_value_error:
+                    if task == "start" and is_value_error:
                         raise ValueError(text)
                     raise self._death([e], text)
                 answers[each.first] = answer
         return [answers[each.first] for each in self._workers]
 
+    def _look_for_hung(
+        self, waiting: list["_Worker"], task: str, tick: float, limit: float
+    ) -> None:
+        """Called after each `tick` seconds without an answer.
+
+        Ticks are counted and not the clock's seconds: Ctrl-Z stops the workers as well as us.
+        """
+        for each in waiting:
+            beats = sum(self._arrays["beat"][each.envs].tolist()) if self._arrays else 0
+            each.quiet = each.quiet + tick if beats == each.beats else 0.0
+            each.beats = beats
+        hung = [each for each in waiting if each.quiet >= limit]
+        if not hung:
+            return
+        busy = self._arrays.get("busy", np.zeros(self.num_envs, bool))
+        envs = [e for each in hung for e in each.envs if busy[e] or not busy[each.envs].any()]
+        if task == "step" and all(self._arrays["order"][envs] == worker.RESET):
+            task = f"reset to seed {', '.join(map(str, self._arrays['seed'][envs]))}"
+        raise self._death(
+            envs,
+            f"hung in {task}, nothing done for {limit:g} s; its process was ended (if it is only "
+            "slow, raise VectorEnv's timeout)",
+        )
+
     def _death(self, envs: Sequence[int], reason: str) -> EnvironmentDied:
+        """The exception to raise; ends all processes, of which none is of use any more."""
         places = "; ".join(self._place(e) for e in envs)
         self._failure = f"{places}: {reason}. {REMEDY}"
+        self.close()
         return EnvironmentDied(self._failure)
 
     def _place(self, e: int) -> str:
@@ -261,7 +305,8 @@ class _Worker:
     """A process and this side's end of its pipe; plays environments first .. first + count - 1."""
 
     def __init__(self, payload: bytes, first: int, count: int):
-        self.first, self.count = first, count
+        self.first, self.count, self.envs = first, count, range(first, first + count)
+        self.quiet, self.beats = 0.0, 0  # seconds without progress; the progress then
         context = multiprocessing.get_context("spawn")  # a fork of a process that runs JAX hangs
         self.connection, theirs = context.Pipe()
         arguments = (theirs, payload, first, count)
@@ -285,13 +330,15 @@ class _Worker:
         with contextlib.suppress(OSError):
             self.connection.send("close")
 
-    def end(self) -> None:
-        self.process.join(timeout=5)
+    def end(self, deadline: float) -> None:
+        """Waits until the clock's `deadline`, then kills."""
+        self.process.join(timeout=max(deadline - time.monotonic(), 0))
         if self.process.is_alive():
             self.process.kill()
-            self.process.join()
+            self.process.join(timeout=GRACE_SECONDS)
         self.connection.close()
-        self.process.close()
+        with contextlib.suppress(ValueError):  # not even killed: waits for a disk
+            self.process.close()
 
 
 def _pickled(make_env: Callable) -> bytes:

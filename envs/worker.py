@@ -36,6 +36,8 @@ def layout(num_envs: int, observation: spaces.Box, action: spaces.Box) -> Layout
         "frames": ((), "i4"),
         "progress": ((), "f4"),
         "lap_finished": ((), "?"),
+        "busy": ((), "?"),  # the worker is at this environment
+        "beat": ((), "i8"),  # rises with everything the environment gets done
     }
     return {name: ((num_envs, *shape), dtype) for name, (shape, dtype) in fields.items()}
 
@@ -87,10 +89,13 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
         connection.send(("done",))
         while (message := connection.recv()) != "close":
             for current, env in enumerate(envs, first):
+                arrays["busy"][current] = True
+                arrays["beat"][current] += 1
                 if message == "step":
                     follow_order(env, arrays, current)
                 else:
                     replay(env, arrays, current, message[current - first])
+                arrays["busy"][current] = False
             connection.send(("done",))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the parent is gone
@@ -134,6 +139,7 @@ def replay(env: Env, arrays: dict[str, np.ndarray], e: int, past: dict[str, Any]
         return
     actions = np.asarray(past["actions"], np.float32)
     observation, info = env.reset(seed=past["seed"])
+    arrays["beat"][e] += 1
     if not len(actions):
         _write(arrays, e, observation, info, 0.0, is_first=True)
         return
@@ -143,6 +149,7 @@ def replay(env: Env, arrays: dict[str, np.ndarray], e: int, past: dict[str, Any]
     advance = getattr(bare, "simulate", env.step)
     for action in actions[:-1]:
         *_, terminated, truncated, _ = advance(action)
+        arrays["beat"][e] += 1
         if terminated or truncated:
             break
     else:

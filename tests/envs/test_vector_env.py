@@ -1,5 +1,6 @@
 """Streams of records from worker processes: order, masks, restoring, and dying well."""
 
+import itertools
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from counting_env import MakeCounting, Numbered
+from hanging_env import MakeHanging
 
 from envs.make import EpisodeSeeds, MakeEnv
 from envs.vector import EnvironmentDied, Record, VectorEnv
@@ -174,8 +176,102 @@ def test_a_worker_killed_amidst_a_step_is_noticed_at_once():
     killer.join()
 
 
+def hanging(num_envs, place, *options, num_workers=2, timeout=1.0):
+    """Environments of `MakeHanging` and the process ids of their workers."""
+    seeds = [Numbered(e) for e in range(num_envs)]
+    make = MakeHanging(place, *options)
+    envs = VectorEnv(make, seeds, num_workers=num_workers, timeout=timeout)
+    return envs, [each.process.pid for each in envs._workers]
+
+
+def past(episode, steps):
+    """What a snapshot says of an environment in the midst of an episode."""
+    return {"episode": episode, "actions": [[0.0] * 2] * steps, "ended": False, "started": True}
+
+
+def test_an_environment_that_hangs_in_step_is_named_and_ended():
+    envs, pids = hanging(3, "step", 1e6, 100)  # environments 1 and 2 share the second worker
+    envs.step(np.zeros((3, 2)))
+    before, start = envs.snapshot(), time.monotonic()
+    text = r"^environment 1 \(episode 0, seed 100, after 0 steps\): hung in step, .* for 1 s.*--res"
+    with pytest.raises(EnvironmentDied, match=text):
+        envs.step(np.zeros((3, 2)))
+    assert 1 < time.monotonic() - start < 4
+    assert not any(alive(pid) for pid in pids)
+    assert envs.snapshot() == before
+    with pytest.raises(EnvironmentDied, match=text):
+        envs.restore(before)
+    envs.close()
+
+
+def test_an_environment_that_hangs_in_reset_is_named_and_ended():
+    envs, pids = hanging(2, "reset", 1e6, 100)
+    envs.step(np.zeros((2, 2)), np.array([True, False]))
+    text = r"^environment 1 \(not started\): hung in reset to seed 100,"
+    with pytest.raises(EnvironmentDied, match=text):
+        envs.step(np.zeros((2, 2)))
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_an_environment_that_hangs_while_it_is_restored_is_named_and_ended():
+    envs, pids = hanging(2, "step", 1e6, 100)
+    text = r"^environment 1 .*seed 100, after 1 steps\): hung in restore"
+    with pytest.raises(EnvironmentDied, match=text):
+        envs.restore([past(0, 1)] * 2)
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_an_environment_that_hangs_in_its_constructor_is_named(monkeypatch):
+    monkeypatch.setattr("envs.vector.START_SECONDS", 0.1)
+    with pytest.raises(EnvironmentDied, match=r"environment 0 \(not started\): hung in start"):
+        hanging(1, "start", num_workers=1)
+
+
+def test_a_process_that_ignores_being_asked_is_killed(monkeypatch):
+    monkeypatch.setattr("envs.vector.GRACE_SECONDS", 0.2)
+    envs, pids = hanging(2, "step", 1e6, 0, True)
+    envs.step(np.zeros((2, 2)))
+    start = time.monotonic()
+    with pytest.raises(EnvironmentDied, match=r"environment 0 .*; environment 1 .*: hung"):
+        envs.step(np.zeros((2, 2)))
+    assert time.monotonic() - start < 4
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_stopped_process_counts_as_hung(monkeypatch):
+    monkeypatch.setattr("envs.vector.GRACE_SECONDS", 0.2)
+    envs, pids = hanging(2, "nowhere", num_workers=1)
+    os.kill(pids[0], signal.SIGSTOP)
+    with pytest.raises(EnvironmentDied, match=r"environment 0 .*; environment 1 .*: hung"):
+        envs.step(np.zeros((2, 2)))
+    assert not alive(pids[0])
+
+
+def test_the_limit_is_for_one_environment_and_one_action():
+    envs, _ = hanging(3, "step", 0.5, num_workers=1, timeout=1.3)
+    with envs:
+        envs.step(np.zeros((3, 2)))
+        start = time.monotonic()
+        assert list(envs.step(np.zeros((3, 2))).observation[:, 1]) == [1] * 3
+        assert time.monotonic() - start > 1.3
+        start = time.monotonic()
+        idle = past(0, 0) | {"started": False}
+        assert envs.restore([past(2, 3), idle, idle]).observation[0, 1] == 3
+        assert time.monotonic() - start > 1.3
+
+
+def test_time_in_which_we_stand_still_does_not_count(monkeypatch):
+    envs, _ = hanging(1, "step", 0.5, num_workers=1, timeout=1.3)
+    clock = itertools.count(step=3600.0)  # an hour at every look
+    with envs:
+        envs.step(np.zeros((1, 2)))
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "monotonic", lambda: next(clock))
+            assert envs.step(np.zeros((1, 2))).observation[0, 1] == 1
+
+
 def test_an_interrupted_step_is_not_played_on(monkeypatch):
-    def interrupt(_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
     with counting(2, num_workers=1) as envs:
@@ -232,6 +328,8 @@ def test_errors_of_construction_keep_their_text():
         VectorEnv(MakeEnv("DreamerCarRacing-v3", {"time_limit": 0}), [EpisodeSeeds(0)])
     with pytest.raises(ValueError, match="num_workers"):
         counting(2, num_workers=3)
+    with pytest.raises(ValueError, match="timeout: 0 given"):
+        counting(2, timeout=0)
     with pytest.raises(ValueError, match="seeds"):
         counting(0)
     with pytest.raises(ValueError, match="make_env: cannot be sent"):
