@@ -74,6 +74,8 @@ class Agent(NamedTuple):
     axes:   a prefix tree for `jax.vmap` over S: 0 for what each learner owns, None for what all
             share (the step counter, so that schedules stay branches under vmap)
     losses: names of the metrics that must stay finite
+    refresh: (state, starts, key) -> state, or None; new generated images between updates, where
+            starts is a pytree that is called as `starts(key, n)` -> uint8 [n, H, W, C]
     """
 
     init: Callable
@@ -83,3 +85,4 @@ class Agent(NamedTuple):
     report: Callable
     axes: Any
     losses: tuple[str, ...]
+    refresh: Callable | None = None

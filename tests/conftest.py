@@ -14,3 +14,4 @@ FLAGS += ["--xla_cpu_multi_thread_eigen=false"]
 if version("jaxlib").startswith("0.10."):  # another version may not know it, and stop
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+os.environ.setdefault("DREAMER_JAX_NO_CACHE", "1")  # tests leave no files in the user's folders

@@ -27,7 +27,7 @@ from dreamer_jax.training.run_folder import RunFolder
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "car_racing.py"
 CYCLES = 5
-OPTIONS = ["--preset", "debug", "--cycles", str(CYCLES), "--prefill", "40"]
+OPTIONS = ["--preset", "debug", "--arm", "baseline", "--cycles", str(CYCLES), "--prefill", "40"]
 OPTIONS += ["--report-every", "3", "--eval-every", "3"]
 SHORT = [*OPTIONS, "--eval-every", "0", "--report-every", "0"]
 CACHE = {
@@ -158,7 +158,7 @@ def test_figures_of_every_cycle_and_episode(whole):
 def test_what_lies_in_the_folder(whole):
     folder, _ = whole
     config = from_dict(json.loads((folder / "config.json").read_text()))
-    want = dataclasses.replace(DEBUG, cycles=CYCLES, prefill=40, out=str(folder))
+    want = dataclasses.replace(DEBUG, arm="baseline", cycles=CYCLES, prefill=40, out=str(folder))
     want = dataclasses.replace(want, report_every=3, eval_every=3)
     assert config == want
     assert (folder / "return.png").read_bytes().startswith(b"\x89PNG")

@@ -68,6 +68,21 @@ class Parts(NamedTuple):
     critic: MLP
 
 
+class Optimisers(NamedTuple):
+    """One for each group of parameters."""
+
+    model: optax.GradientTransformation
+    actor: optax.GradientTransformation
+    critic: optax.GradientTransformation
+
+
+class Seen(NamedTuple):
+    """What the model made of a batch, without gradient."""
+
+    posterior: LatentState  # [T, B, ...]
+    embed: jax.Array  # [T, B, E]
+
+
 class ActCarry(NamedTuple):
     """What acting remembers, leading axis [N]."""
 
@@ -123,13 +138,11 @@ def make_parts(config: DLCConfig, spec: Spec) -> Parts:
 def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
     """The baseline arm as pure functions."""
     parts = make_parts(config, spec)
-    model_tx = clipped_adam(config.model_lr, config.model_eps, config.model_clip)
-    actor_tx = clipped_adam(config.actor_lr, config.actor_critic_eps, config.actor_critic_clip)
-    critic_tx = clipped_adam(config.critic_lr, config.actor_critic_eps, config.actor_critic_clip)
+    optimisers = make_optimisers(config)
 
     def init(key: jax.Array) -> DLCState:
         """Fresh parameters and optimisers."""
-        return init_state(parts, spec, config, key, (model_tx, actor_tx, critic_tx))
+        return init_state(parts, spec, config, key, optimisers)
 
     def carry(num_envs: int) -> ActCarry:
         """Zero state and action for N environments."""
@@ -153,25 +166,10 @@ def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
 
     def update(state: DLCState, batch: Transition, key: jax.Array) -> tuple[DLCState, Metrics]:
         """One update of everything: batch [T, B, ...]."""
-        loss = jax.value_and_grad(world_model_loss, argnums=2, has_aux=True)
-        (_, (posterior, metrics)), grads = loss(
-            parts, config, state.model, batch, named_key(key, "observe")
-        )
-        metrics["grad_norm/model"] = optax.global_norm(grads)
-        updates, model_opt = model_tx.update(grads, state.model_opt, state.model)
-        model = optax.apply_updates(state.model, updates)
-
-        start, alive = choose_starts(posterior, batch, config.starts, named_key(key, "starts"))
-        dream = Dream(parts, config, model, state.target, start, alive, named_key(key, "imagine"))
-        actor, actor_opt, features, imagined, dream_metrics = update_actor(dream, state, actor_tx)
-        critic, critic_opt, critic_metrics = update_critic(
-            parts, state, critic_tx, features, imagined
-        )
-        target = ema(state.target, critic, config.target_rate)
-        new = DLCState(
-            model, actor, critic, target, model_opt, actor_opt, critic_opt, state.step + 1
-        )
-        return new, metrics | dream_metrics | critic_metrics
+        state, seen, metrics = learn_model(parts, config, optimisers, state, batch, key)
+        start, alive = choose_starts(seen.posterior, batch, config.starts, named_key(key, "starts"))
+        state, _, more = learn_behaviour(parts, config, optimisers, state, start, alive, key)
+        return state.replace(step=state.step + 1), metrics | more
 
     def report(state: DLCState, batch: Transition, key: jax.Array) -> dict[str, jax.Array]:
         """Reconstructions, open-loop predictions and imagined values, see `agents/pictures.py`."""
@@ -191,7 +189,17 @@ def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
     return Agent(init, carry, act, update, report, axes, LOSSES)
 
 
-def init_state(parts, spec, config, key, optimisers) -> DLCState:
+def make_optimisers(config: DLCConfig) -> Optimisers:
+    """Adam with a clipped global norm for each of the three."""
+    eps, clip = config.actor_critic_eps, config.actor_critic_clip
+    return Optimisers(
+        model=clipped_adam(config.model_lr, config.model_eps, config.model_clip),
+        actor=clipped_adam(config.actor_lr, eps, clip),
+        critic=clipped_adam(config.critic_lr, eps, clip),
+    )
+
+
+def init_state(parts, spec, config, key, optimisers: Optimisers) -> DLCState:
     """Parameters of every part from its own key; the target is a copy of the critic."""
     image = jnp.zeros((1, *spec.image), jnp.uint8)
     features = jnp.zeros((1, config.deter + config.stoch))
@@ -204,24 +212,48 @@ def init_state(parts, spec, config, key, optimisers) -> DLCState:
         for name, part in parts._asdict().items()
     }
     actor, critic = params.pop("actor"), params.pop("critic")
-    model_tx, actor_tx, critic_tx = optimisers
     return DLCState(
         model=params,
         actor=actor,
         critic=critic,
         target=jax.tree.map(jnp.copy, critic),
-        model_opt=model_tx.init(params),
-        actor_opt=actor_tx.init(actor),
-        critic_opt=critic_tx.init(critic),
+        model_opt=optimisers.model.init(params),
+        actor_opt=optimisers.actor.init(actor),
+        critic_opt=optimisers.critic.init(critic),
         step=jnp.zeros((), jnp.int32),
     )
+
+
+def learn_model(parts, config, optimisers: Optimisers, state: DLCState, batch, key):
+    """One world-model update: (state with the new model, Seen by the old one, metrics)."""
+    loss = jax.value_and_grad(world_model_loss, argnums=2, has_aux=True)
+    (_, (seen, metrics)), grads = loss(parts, config, state.model, batch, named_key(key, "observe"))
+    metrics["grad_norm/model"] = optax.global_norm(grads)
+    updates, model_opt = optimisers.model.update(grads, state.model_opt, state.model)
+    model = optax.apply_updates(state.model, updates)
+    return state.replace(model=model, model_opt=model_opt), seen, metrics
+
+
+def learn_behaviour(parts, config, optimisers: Optimisers, state: DLCState, start, alive, key):
+    """One actor and critic update from these starts: (state, Imagined [H, starts], metrics)."""
+    dream = Dream(parts, config, state.model, state.target, start, alive, named_key(key, "imagine"))
+    actor, actor_opt, features, imagined, metrics = update_actor(dream, state, optimisers.actor)
+    critic, critic_opt, more = update_critic(parts, state, optimisers.critic, features, imagined)
+    state = state.replace(
+        actor=actor,
+        actor_opt=actor_opt,
+        critic=critic,
+        critic_opt=critic_opt,
+        target=ema(state.target, critic, config.target_rate),
+    )
+    return state, imagined, metrics | more
 
 
 def world_model_loss(parts: Parts, config: DLCConfig, params, batch: Transition, key):
     """Reconstruction + reward + continue + clipped KLs.
 
     Returns:
-      loss [], (posterior states [T, B, ...], metrics).
+      loss [], (Seen, metrics).
     """
     length, size = batch.reward.shape
     target = to_unit(fold(batch.image, config.fold))
@@ -253,7 +285,7 @@ def world_model_loss(parts: Parts, config: DLCConfig, params, batch: Transition,
         "latent/posterior_entropy": jnp.mean(gaussian.entropy(posterior.std)),
         "replay/reward": jnp.mean(batch.reward),
     }
-    return loss, (jax.lax.stop_gradient(posterior), metrics)
+    return loss, (jax.lax.stop_gradient(Seen(posterior, embed)), metrics)
 
 
 def choose_starts(posterior: LatentState, batch: Transition, number: int, key: jax.Array):

@@ -85,3 +85,36 @@ class DLCConfig:
     """Largest global gradient norm of the world model."""
     actor_critic_clip: float = 100.0
     """Largest global gradient norm of actor and critic."""
+
+
+@dataclass(frozen=True)
+class GeneratedConfig:
+    """The arm "ddim": imagination from generated scenes; the defaults are the published ones."""
+
+    fraction: float = 1.0
+    """Share of the starts that are generated (0: exactly the baseline)."""
+    steps: int = 30
+    """Steps of DDIM sampling."""
+    eta: float = 0.0
+    """Noise of DDIM sampling: 0 is deterministic, 1 as much as DDPM adds."""
+    pool: int = 250
+    """Generated images at hand; an update takes the next `agent.starts` of them."""
+    fresh: int = 250
+    """Images generated anew before the updates of each cycle, in place of the oldest."""
+    every: int = 4
+    """Updates that use the same images before the next ones have their turn."""
+    align_hidden: int = 256
+    """Narrow layer of the alignment."""
+    discriminator_hidden: tuple[int, ...] = (256, 128)
+    """Hidden layers of the discriminator."""
+    align_lr: float = 1e-4
+    """Adam's step size for the alignment layer."""
+    discriminator_lr: float = 1e-3
+    """Adam's step size for the discriminator."""
+    warm_up: int = 0
+    """Posterior steps on the same image before imagination (0: from h = 0)."""
+    reject_above: float = 1.0
+    """Starts that the discriminator calls generated with a higher probability are replaced by
+    replayed ones (1: none)."""
+    from_update: int = 0
+    """Updates before the first generated start."""

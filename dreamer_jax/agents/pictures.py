@@ -15,6 +15,7 @@ from dreamer_jax.world_models.rssm import imagine_step, initial_state, observe
 
 CONTEXT = 5  # frames seen before the open-loop prediction starts
 ROWS = 6  # sequences predicted open loop
+SCENES = 8  # generated starts looked at
 
 
 class Model(NamedTuple):
@@ -37,6 +38,13 @@ def filtered(model: Model, batch: Transition, key: jax.Array) -> LatentState:
     return observe(*args, named_key(key, "observe"))[0]
 
 
+def paint(model: Model, features: jax.Array) -> jax.Array:
+    """What the decoder makes of features [..., F]: images [..., h, w, c] in [0, 1]."""
+    flat = features.reshape(-1, features.shape[-1])
+    image = unfold(model.parts.decoder.apply(model.params["decoder"], flat), model.fold)
+    return image.reshape(*features.shape[:-1], *image.shape[1:])
+
+
 def look(model: Model, batch: Transition, key: jax.Array) -> dict[str, jax.Array]:
     """Reconstructions and open-loop predictions of a batch [T, B].
 
@@ -51,11 +59,6 @@ def look(model: Model, batch: Transition, key: jax.Array) -> dict[str, jax.Array
     truth = to_unit(batch.image)
     posterior = filtered(model, batch, key)
 
-    def paint(features):
-        flat = features.reshape(-1, features.shape[-1])
-        image = unfold(parts.decoder.apply(params["decoder"], flat), model.fold)
-        return image.reshape(*features.shape[:-1], *truth.shape[2:])
-
     def dream(latent, action):
         noise = jnp.zeros_like(latent.stoch)
         latent = imagine_step(parts.rssm, params["rssm"], latent, action, noise)
@@ -67,9 +70,9 @@ def look(model: Model, batch: Transition, key: jax.Array) -> dict[str, jax.Array
     reward = parts.reward.apply(params["reward"], posterior.features)[..., 0]
     return {
         "truth": truth[:, 0],
-        "reconstruction": paint(posterior.features[:, 0]),
+        "reconstruction": paint(model, posterior.features[:, 0]),
         "open_truth": jnp.swapaxes(truth[:, :rows], 0, 1),
-        "open_prediction": jnp.swapaxes(paint(features), 0, 1),
+        "open_prediction": jnp.swapaxes(paint(model, features), 0, 1),
         "reward": batch.reward,
         "reward_prediction": symexp(reward),
     }

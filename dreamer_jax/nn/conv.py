@@ -68,6 +68,16 @@ def conv_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     return flat.reshape(-1, rows, cols, c_out)
 
 
+def conv_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """[B, H, W, I] by [k, k, I, O] -> [B, H, W, O], stride 1, zeros around the image.
+
+    XLA's own: on maps of 8 to 32 pixels patches were no faster in either direction.
+    """
+    return jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
 def conv_transpose_plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """[B, H, W, I] by [k, k, I, O] -> [B, (H-1)s+k, (W-1)s+k, O]: each pixel stamps its kernel."""
     k = kernel.shape[0]

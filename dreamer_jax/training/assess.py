@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
+from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig, check, from_dict
 from dreamer_jax.training.evaluate import Played, evaluate, make_env
@@ -20,7 +21,7 @@ from dreamer_jax.training.logging import mp4
 from dreamer_jax.training.loop import checkpoint_template
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.statistics import summarise
-from dreamer_jax.types import Spec
+from dreamer_jax.types import Agent, Spec
 from envs.make import HELD_OUT
 
 
@@ -65,24 +66,40 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, float | int]:
     return results
 
 
-def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, int, list[int]]:
-    """The episodes, the checkpoint's cycle and the seeds of the learners."""
+class Loaded(NamedTuple):
+    """An agent and what a checkpoint holds of it; leading axis S as `agent.axes` says."""
+
+    agent: Agent
+    spec: Spec
+    state: Any
+    step: int
+    seeds: list[int]
+
+
+def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded:
+    """The agent of the run in `path`, warnings printed. Raises UserError without a checkpoint."""
     probe = make_env(config.env)()
     spec = Spec(probe.observation_space.shape, probe.action_space.shape[0])
     probe.close()
-    agent = make_dlc_v1(config.agent, spec)
+    agent = make_agent(config, spec)
     checkpoints = Checkpointer(path / "checkpoints")
     template, host = checkpoint_template(agent, spec, config, checkpoints, options.checkpoint)
     restored = checkpoints.restore(template, options.checkpoint)
     for warning in restored.warnings:
         print(f"warning: {warning}")
-    state = restored.arrays["agent"]
-    learner = make_learner(agent, spec, config.envs, 1, config.batch, config.length)
-    keys = jax.vmap(lambda s: named_key(jax.random.key(s), "evaluate"))(jnp.array(host["seeds"]))
+    return Loaded(agent, spec, restored.arrays["agent"], restored.step, host["seeds"])
+
+
+def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, int, list[int]]:
+    """The episodes, the checkpoint's cycle and the seeds of the learners."""
+    loaded = load_agent(path, config, options)
+    agent, seeds = loaded.agent, loaded.seeds
+    learner = make_learner(agent, loaded.spec, config.envs, 1, config.batch, config.length)
+    keys = jax.vmap(lambda s: named_key(jax.random.key(s), "evaluate"))(jnp.array(seeds))
     played = evaluate(
-        learner, agent.carry, state, config.env, keys, options.episodes, options.first_track
+        learner, agent.carry, loaded.state, config.env, keys, options.episodes, options.first_track
     )
-    return played, restored.step, host["seeds"]
+    return played, loaded.step, seeds
 
 
 def table(seed: int, s: dict[str, float | int]) -> str:

@@ -7,16 +7,18 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import tyro
 
-from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.errors import UserError
+from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.assess import EvaluateConfig, assess_run
+from dreamer_jax.training.compilation import enable_cache
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
 from dreamer_jax.training.display import Display
-from dreamer_jax.training.loop import Run
+from dreamer_jax.training.loop import Run, Scenes
 from dreamer_jax.training.presets import PRESETS, choose
 from dreamer_jax.training.run_folder import RunFolder
 from dreamer_jax.training.signals import StopRequest
@@ -26,6 +28,7 @@ from envs.vector import EnvironmentDied
 def guarded(main: Callable[[], int]) -> int:
     """Run `main`; what a user can mend becomes one line and exit status 2."""
     try:
+        enable_cache()
         return main()
     except (UserError, EnvironmentDied) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -35,12 +38,24 @@ def guarded(main: Callable[[], int]) -> int:
         return 130
 
 
-def race(argv: Sequence[str]) -> int:
-    """`experiments/car_racing.py`: returns the exit status."""
-    return guarded(lambda: _race(argv))
+FindScenes = Callable[[RunConfig], Scenes]
 
 
-def _race(argv: Sequence[str]) -> int:
+def no_scenes(config: RunConfig) -> Scenes:
+    """For scripts without a diffusion model. Raises UserError."""
+    raise UserError(f"--arm={config.arm} cannot be: this script has no diffusion model")
+
+
+def race(argv: Sequence[str], find_scenes: FindScenes = no_scenes) -> int:
+    """`experiments/car_racing.py`: returns the exit status.
+
+    `find_scenes` gives the generated scenes for the settings of a run with the arm ddim, or raises
+    UserError.
+    """
+    return guarded(lambda: _race(argv, find_scenes))
+
+
+def _race(argv: Sequence[str], find_scenes: FindScenes) -> int:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--resume", type=Path)
@@ -52,11 +67,12 @@ def _race(argv: Sequence[str]) -> int:
                 f"--resume goes on with the settings of the run; leave out {extra}, or start a "
                 "new run with --out"
             )
-        return resume(known.resume)
+        return resume(known.resume, find_scenes)
     preset, why = choose(known.preset)
     config = parse(rest, preset)
     print(why)
-    return begin(config, known.preset or next(k for k, v in PRESETS.items() if v is preset))
+    name = known.preset or next(k for k, v in PRESETS.items() if v is preset)
+    return begin(config, name, find_scenes)
 
 
 def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
@@ -71,14 +87,13 @@ def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
     return check(config)
 
 
-def begin(config: RunConfig, name: str) -> int:
+def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
     """A new run in a new folder."""
+    scenes = _scenes(config, find_scenes)
     out = None if config.out is None else Path(config.out)
     with RunFolder.create(out, f"car_racing-{name}-seed{config.seed}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
-        with Run(
-            lambda spec: make_dlc_v1(config.agent, spec), config, [config.seed], folder
-        ) as run:
+        with Run(partial(make_agent, config), config, [config.seed], folder, scenes) as run:
             folder.save_config(to_dict(config))  # only now: a refused run leaves its folder free
             display = Display(folder.path, run.seeds, config.cycles)
             try:
@@ -88,13 +103,12 @@ def begin(config: RunConfig, name: str) -> int:
                 display.close()
 
 
-def resume(path: Path) -> int:
+def resume(path: Path, find_scenes: FindScenes) -> int:
     """Continue the run in `path` with the settings it holds."""
     with RunFolder.open(path) as folder:
         config = check(from_dict(folder.load_config()))
-        with Run(
-            lambda spec: make_dlc_v1(config.agent, spec), config, [config.seed], folder
-        ) as run:
+        scenes = _scenes(config, find_scenes)
+        with Run(partial(make_agent, config), config, [config.seed], folder, scenes) as run:
             fresh = not run.checkpoints.steps()
             warnings = [] if fresh else run.load()
             frames = [-1] if fresh else run.collector.frames
@@ -110,6 +124,10 @@ def resume(path: Path) -> int:
                 display.close()
 
 
+def _scenes(config: RunConfig, find_scenes: FindScenes) -> Scenes | None:
+    return find_scenes(config) if config.arm == "ddim" else None
+
+
 def _announce(path: Path) -> None:
     print(f"run folder: {path}")
     print(f"watch it:   tensorboard --logdir {shlex.quote(str(path))}")
@@ -119,6 +137,8 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
     try:
         with StopRequest() as stop:
             if fresh:
+                if run.scenes is not None:
+                    display.say(f"generating {run.config.generated.pool} scenes")
                 run.start()
                 run.prefill(display)
                 run.pretrain(display)
@@ -128,7 +148,7 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
             f"{error} Nothing is lost up to cycle {max(run.checkpoints.steps(), default=0)}: "
             f"--resume {run.folder.path}"
         ) from error
-    display.finish(f"CarRacing-v3, seed {run.seeds[0]}")
+    display.finish(f"CarRacing-v3, arm {run.config.arm}, seed {run.seeds[0]}")
     if stop.requested:
         print(f"saved after cycle {run.cycle}; go on with --resume {run.folder.path}")
         return stop.code

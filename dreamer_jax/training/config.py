@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dreamer_jax.agents.dlc_v1_config import DLCConfig
+from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
 from dreamer_jax.errors import UserError
 
 
@@ -34,8 +34,11 @@ class RunConfig:
 
     seed: int = 0
     """Seed of parameters, tracks, exploration and sampling."""
-    arm: Literal["baseline"] = "baseline"
-    """Where imagination starts: baseline = states of replayed sequences."""
+    arm: Literal["ddim", "baseline"] = "ddim"
+    """Where imagination starts: ddim = generated scenes, baseline = replayed states."""
+    ddim: str = "paper"
+    """Diffusion model of the arm ddim: laptop (ships with the program), paper (trained first where
+    runs/ddim-paper is missing), a folder that pretrain_ddim.py wrote, or a weights file."""
     out: str | None = None
     """Run folder (default: a new one under runs/)."""
 
@@ -74,6 +77,7 @@ class RunConfig:
 
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: DLCConfig = field(default_factory=DLCConfig)
+    generated: GeneratedConfig = field(default_factory=GeneratedConfig)
 
     @property
     def episode_records(self) -> int:
@@ -112,6 +116,11 @@ AT_LEAST_ONE = [
     "agent.head_layers",
     "agent.actor_layers",
     "agent.prior_layers",
+    "generated.steps",
+    "generated.pool",
+    "generated.fresh",
+    "generated.every",
+    "generated.align_hidden",
 ]
 NOT_NEGATIVE = [
     "seed",
@@ -125,6 +134,8 @@ NOT_NEGATIVE = [
     "agent.dynamics_clip",
     "agent.free_nats",
     "agent.entropy_scale",
+    "generated.warm_up",
+    "generated.from_update",
 ]
 POSITIVE = [
     "agent.model_lr",
@@ -135,8 +146,18 @@ POSITIVE = [
     "agent.model_clip",
     "agent.actor_critic_clip",
     "agent.min_std",
+    "generated.align_lr",
+    "generated.discriminator_lr",
 ]
-FRACTIONS = ["agent.gamma", "agent.lambda_", "agent.target_rate", "agent.actor_min_std"]
+FRACTIONS = [
+    "agent.gamma",
+    "agent.lambda_",
+    "agent.target_rate",
+    "agent.actor_min_std",
+    "generated.fraction",
+    "generated.eta",
+    "generated.reject_above",
+]
 
 
 def check(config: RunConfig) -> RunConfig:
@@ -176,6 +197,21 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
         ),
         ("agent.starts", config.agent.starts <= states, f"a batch has only {states} states"),
         ("agent.posterior_layers", config.agent.posterior_layers >= 2, "use 2 or more"),
+        *(_of_the_pool(config) if config.arm == "ddim" else []),
+    ]
+
+
+def _of_the_pool(config: RunConfig) -> list[tuple[str, bool, str]]:
+    pool, fresh, starts = config.generated.pool, config.generated.fresh, config.agent.starts
+    block = min(fresh, starts)
+    return [
+        ("generated.pool", pool >= starts, f"an update takes agent.starts={starts} images of it"),
+        ("generated.pool", pool % fresh == 0, f"it must be a multiple of generated.fresh={fresh}"),
+        (
+            "generated.fresh",
+            fresh % block == 0,
+            f"above agent.starts={starts} it must be a multiple of that",
+        ),
     ]
 
 
@@ -193,7 +229,8 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     try:
         values = dict(values)
         env, agent = EnvConfig(**values.pop("env")), DLCConfig(**_tuples(values.pop("agent")))
-        return RunConfig(**values, env=env, agent=agent)
+        generated = GeneratedConfig(**_tuples(values.pop("generated")))
+        return RunConfig(**values, env=env, agent=agent, generated=generated)
     except (KeyError, TypeError) as error:
         raise UserError(
             f"config.json does not fit this version of the program ({error}); resume with the "

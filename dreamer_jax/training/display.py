@@ -121,6 +121,8 @@ class Display:
             logger.histogram(step, "report/return", data["return"])
             logger.histogram(step, "report/reward_true", known)
             logger.histogram(step, "report/reward_predicted", guess)
+            if "generated" in data:
+                _show_generated(logger, step, data)
 
     def evaluation(self, frames: np.ndarray, played: Played) -> None:
         """Held-out episodes; the video is of the first learner's first track."""
@@ -167,6 +169,24 @@ class Display:
         self.bar.close()
         for logger in self.loggers:
             logger.close()
+
+
+def _show_generated(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> None:
+    """Generated starts, their latents decoded before and after alignment, and their futures."""
+    rows = np.stack([data["generated"], data["generated_before"], data["generated_after"]])
+    logger.image(step, "generated/scene_before_after_alignment", draw.grid(rows))
+    shown = data["generated_video"]  # [n, H + 1, h, w, c]
+    first = np.repeat(data["generated"][:, None], shown.shape[1], axis=1)
+    logger.video(step, "generated/imagined", draw.side_by_side(first, shown), DECISION_FPS)
+    logger.scalars(
+        step,
+        {
+            "report/generated_return": float(data["generated_return"].mean()),
+            "report/generated_score": float(data["generated_score"].mean()),
+        },
+    )
+    logger.histogram(step, "report/generated_return", data["generated_return"])
+    logger.histogram(step, "report/generated_score", data["generated_score"])
 
 
 def mean_of_known(values: np.ndarray) -> float:

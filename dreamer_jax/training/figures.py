@@ -93,6 +93,19 @@ def open_loop_video(truth: ArrayLike, prediction: ArrayLike, context: int) -> np
     return video.reshape(steps, kinds * height, columns * width, colours)
 
 
+def grid(rows: ArrayLike) -> np.ndarray:
+    """Pictures [R, C, H, W, 3], uint8 or float in [0, 1], as one: uint8 [R*H, C*W, 3]."""
+    rows = _as_bytes(rows)
+    count, columns, height, width, colours = rows.shape
+    return rows.transpose(0, 2, 1, 3, 4).reshape(count * height, columns * width, colours)
+
+
+def side_by_side(above: ArrayLike, below: ArrayLike) -> np.ndarray:
+    """Two rows of N videos [N, T, H, W, 3] as one: uint8 [T, 2*H, N*W, 3]."""
+    both = np.stack([_as_bytes(above), _as_bytes(below)])
+    return np.stack([grid(both[:, :, t]) for t in range(both.shape[2])])
+
+
 def _rows(truth: ArrayLike, other: ArrayLike, ndim: int) -> np.ndarray:
     """Truth, the other and their absolute error as uint8, stacked in front."""
     truth, other = _as_bytes(truth), _as_bytes(other)

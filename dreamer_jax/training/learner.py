@@ -29,6 +29,8 @@ class Learner(NamedTuple):
             is frozen as it was before that update, and `healthy` turns False
     sample: (replay, keys [S], step []) -> the batch [S, T, B, ...] that update number `step` saw
     report: (state, batch [S, T, B, ...], keys [S]) -> arrays to look at, leading S
+    refresh: (state, starts, keys [S], count []) -> state with new generated images, the same for
+            the same keys and count; donates the state. None for agents without
     names:  names of the n figures
     """
 
@@ -39,6 +41,7 @@ class Learner(NamedTuple):
     update: Any
     sample: Any
     report: Any
+    refresh: Any
     names: tuple[str, ...]
     losses: tuple[str, ...]
 
@@ -92,6 +95,11 @@ def make_learner(
 
         return action, jax.tree.map(keep, new, carry)
 
+    def refresh(state, starts, keys, count):
+        keys = jax.vmap(lambda k: jax.random.fold_in(named_key(k, "refresh"), count))(keys)
+        one_learner = jax.vmap(agent.refresh, in_axes=(axes, None, 0), out_axes=axes)
+        return one_learner(state, starts, keys)
+
     return Learner(
         init=jax.jit(jax.vmap(agent.init, out_axes=axes)),
         carry=lambda learners: _stacked(agent.carry(envs), learners),
@@ -100,6 +108,7 @@ def make_learner(
         update=jax.jit(update_many, donate_argnums=0),
         sample=jax.jit(sample),
         report=jax.jit(jax.vmap(agent.report, in_axes=(axes, 0, 0))),
+        refresh=jax.jit(refresh, donate_argnums=0) if agent.refresh else None,
         names=names,
         losses=agent.losses,
     )

@@ -9,7 +9,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,18 +33,35 @@ from envs.drivers import SmoothDriver
 from envs.make import EpisodeSeeds
 from envs.vector import Record, VectorEnv
 
+
+class Scenes(NamedTuple):
+    """Generated scenes: a pytree called as `starts(key, n)` -> uint8 [n, H, W, C], and what tells
+    one source from another."""
+
+    starts: Any
+    image: tuple[int, int, int]
+    digest: str
+
+
 FIRST_EVAL_SEED = 5_000  # the tracks watched during training; evaluate.py starts at 0
 
 
 class Run:
     """S learners (S = len(seeds)) on one device, from their environments to their logs.
 
-    `make_agent(spec)` builds the algorithm. Use as a context manager; `train()` runs to the end.
+    `make_agent(spec)` builds the algorithm; `starts` are the generated scenes of agents that use
+    them (see `Agent.refresh`). Use as a context manager; `train()` runs to the end.
     """
 
     def __init__(
-        self, make_agent: Any, config: RunConfig, seeds: Sequence[int], folder: RunFolder
+        self,
+        make_agent: Any,
+        config: RunConfig,
+        seeds: Sequence[int],
+        folder: RunFolder,
+        starts: Scenes | None = None,
     ) -> None:
+        self.scenes = starts
         self.config, self.seeds, self.folder = config, tuple(seeds), folder
         self.learners = len(self.seeds)
         self.capacity = config.replay // config.envs
@@ -54,6 +71,11 @@ class Run:
             image, action = self.env.observation_space.shape, self.env.action_space.shape
             self.spec = Spec(image, action[0])
             self.agent: Agent = make_agent(self.spec)
+            if starts is not None and starts.image != self.spec.image:
+                raise ValueError(
+                    f"--ddim={config.ddim} makes images of {starts.image}, the environment of "
+                    f"{self.spec.image}; train one for this size with pretrain_ddim.py"
+                )
         except ValueError as error:  # what environment or networks say of their options
             raise UserError(str(error)) from error
         self.learner: Learner = make_learner(
@@ -72,6 +94,7 @@ class Run:
         self.checkpoints = Checkpointer(folder.path / "checkpoints", config.keep)
         self.cycle = 0  # cycles finished
         self.updates = 0
+        self.refreshes = 0
         self.healthy = jnp.ones(self.learners, bool)
 
     def __enter__(self) -> Run:
@@ -87,6 +110,15 @@ class Run:
         self.state = self.learner.init(self.use_keys["init"])
         self.carry = self.learner.carry(self.learners)
         self.ring = empty_replay(self.spec, self.learners, self.config.envs, self.capacity)
+        if self.learner.refresh:
+            for _ in range(self.config.generated.pool // self.config.generated.fresh):
+                self.refresh()
+
+    def refresh(self) -> None:
+        """Generate new images into the pools of all learners."""
+        count = jax.device_put(np.int32(self.refreshes))
+        self.state = self.learner.refresh(self.state, self.scenes.starts, self.keys, count)
+        self.refreshes += 1
 
     def prefill(self, display: Display) -> None:
         """Decisions of the exploration driver, before any training."""
@@ -117,6 +149,8 @@ class Run:
         host = {
             "cycle": self.cycle,
             "updates": self.updates,
+            "refreshes": self.refreshes,
+            "scenes": None if self.scenes is None else self.scenes.digest,
             "filled": filled,
             "seeds": self.seeds,
             "collector": self.collector.get_state(),
@@ -129,6 +163,12 @@ class Run:
         template, _ = checkpoint_template(self.agent, self.spec, self.config, self.checkpoints)
         restored = self.checkpoints.restore(template)
         host, arrays = restored.host, restored.arrays
+        if self.scenes is not None and host["scenes"] != self.scenes.digest:
+            raise UserError(
+                f"--ddim={self.config.ddim} holds other weights than the run began with; put the "
+                "old ones back, or start a new run with --out"
+            )
+        self.refreshes = host["refreshes"]
         self.state, self.carry = arrays["agent"], arrays["carry"]
         self.healthy = arrays["healthy"]
         room = self.capacity - host["filled"]
@@ -173,6 +213,8 @@ class Run:
             collected = self.collect()
             collect_seconds = time.perf_counter() - clock
             clock = time.perf_counter()
+            if self.learner.refresh:
+                self.refresh()
             figures = self.update()
             update_seconds = time.perf_counter() - clock
         self.cycle += 1

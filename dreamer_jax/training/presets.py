@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import jax
 
-from dreamer_jax.agents.dlc_v1_config import DLCConfig
+from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.config import EnvConfig, RunConfig
 
@@ -27,6 +27,8 @@ LAPTOP = RunConfig(
     report_every=5,
     eval_every=20,
     checkpoint_every=10,
+    ddim="laptop",
+    generated=GeneratedConfig(steps=15, pool=512, fresh=32, every=1),
     env=EnvConfig(idle_limit=80),
     agent=DLCConfig(
         fold=8,
@@ -57,6 +59,8 @@ DEBUG = RunConfig(
     eval_every=2,
     eval_episodes=1,
     checkpoint_every=1,
+    ddim="laptop",
+    generated=GeneratedConfig(steps=3, pool=32, fresh=8, every=1),
     env=EnvConfig(idle_limit=80, time_limit=200),
     agent=DLCConfig(
         fold=12,

@@ -40,6 +40,8 @@ BAD = [
     ("cycle_size", 1002),  # 501 records for a row of 500
     ("agent.starts", 25),  # batch 3 x length 8 = 24 states
     ("agent.posterior_layers", 1),
+    ("generated.pool", 7),  # agent.starts 8
+    ("generated.pool", 20),  # no multiple of fresh 8
     ("seed", 2**31),  # seeds are int32 on the device
 ]
 
@@ -48,7 +50,12 @@ def test_every_number_is_checked():
     """A new setting that is a number belongs to one of the lists."""
     numbers = {
         prefix + field.name
-        for prefix, part in (("", DEBUG), ("env.", DEBUG.env), ("agent.", DEBUG.agent))
+        for prefix, part in (
+            ("", DEBUG),
+            ("env.", DEBUG.env),
+            ("agent.", DEBUG.agent),
+            ("generated.", DEBUG.generated),
+        )
         for field in dataclasses.fields(part)
         if type(getattr(part, field.name)) in (int, float)
     }

@@ -1,0 +1,1 @@
+"""The host side: collecting frames, the training loop, and scenes for the racing agents."""

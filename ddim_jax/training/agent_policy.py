@@ -1,0 +1,53 @@
+"""A trained agent as the driver that collects frames."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dreamer_jax.ops.keys import named_key
+from dreamer_jax.training.assess import EvaluateConfig, load_agent
+from dreamer_jax.training.config import check, from_dict
+from dreamer_jax.training.run_folder import RunFolder
+
+
+class AgentPolicy:
+    """The newest checkpoint of the run in `path` (its first learner), acting with exploration.
+
+    Raises UserError when there is no run or no whole checkpoint.
+    """
+
+    sees = True
+
+    def __init__(self, path: Path, seed: int) -> None:
+        with RunFolder.open(path, exclusive=False) as folder:
+            config = check(from_dict(folder.load_config()))
+            loaded = load_agent(folder.path, config, EvaluateConfig())
+        agent, axes = loaded.agent, loaded.agent.axes
+        self._state = jax.tree.map(
+            lambda axis, x: x if axis is None else jax.tree.map(lambda leaf: leaf[0], x),
+            axes,
+            loaded.state,
+            is_leaf=lambda x: x is None,
+        )
+        self._fresh = agent.carry(1)
+        self._act = jax.jit(agent.act, static_argnames="mode")
+        self._key = named_key(jax.random.key(seed), "collect")
+        self._steps = 0
+
+    def begin(self, rng: np.random.Generator) -> None:
+        """A new episode."""
+        self._carry, self._first = self._fresh, True
+
+    def act(self, env: Any, image: np.ndarray) -> np.ndarray:
+        """The next action, float32 [2], for the picture uint8 [H, W, 3]."""
+        key = jax.random.fold_in(self._key, self._steps)
+        first = np.array([self._first])
+        action, self._carry = self._act(
+            self._state, self._carry, image[None], first, key, mode="train"
+        )
+        self._first, self._steps = False, self._steps + 1
+        return np.asarray(action[0])

@@ -1,0 +1,97 @@
+"""The command line of `experiments/pretrain_ddim.py`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from ddim_jax import config as settings
+from ddim_jax.training.agent_policy import AgentPolicy
+from ddim_jax.training.pretrain import (
+    PRESETS,
+    PretrainConfig,
+    Pretraining,
+    check,
+    default_folder,
+)
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.command import guarded
+from dreamer_jax.training.run_folder import RunFolder
+
+
+def pretrain(argv: Sequence[str]) -> int:
+    """Returns the exit status."""
+    return guarded(lambda: _pretrain(argv))
+
+
+def _pretrain(argv: Sequence[str]) -> int:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset", default=None)
+    first.add_argument("--resume", type=Path)
+    known, rest = first.parse_known_args(argv)
+    if known.resume is not None:
+        if rest or known.preset:
+            raise UserError("--resume goes on with the settings of the run; leave out the others")
+        return resume(known.resume)
+    name = known.preset or "laptop"
+    if name not in PRESETS:
+        raise UserError(f"--preset {name} is unknown; use one of {', '.join(PRESETS)}")
+    config = tyro.cli(
+        PretrainConfig,
+        prog="pretrain_ddim.py [--preset debug|laptop|paper] [--resume DIR]",
+        description="Train a diffusion model on frames of CarRacing-v3.",
+        args=rest,
+        default=PRESETS[name],
+    )
+    return begin(check(config), name)
+
+
+def begin(config: PretrainConfig, name: str) -> int:
+    """A new training in a new folder."""
+    policy = _policy(config)  # a missing agent is told before a folder is made
+    out = Path(config.out) if config.out else default_folder(name)
+    with RunFolder.create(out, f"ddim-{name}") as folder:
+        config = dataclasses.replace(config, out=str(folder.path))
+        folder.save_config(to_dict(config))
+        _announce(folder.path)
+        return Pretraining(config, folder).run(policy)
+
+
+def resume(path: Path) -> int:
+    """Continue in `path` with the settings it holds."""
+    with RunFolder.open(path) as folder:
+        config = check(from_dict(folder.load_config()))
+        _announce(folder.path)
+        return Pretraining(config, folder).run(_policy(config))
+
+
+def to_dict(config: PretrainConfig) -> dict[str, Any]:
+    """As JSON holds it."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> PretrainConfig:
+    """The inverse of `to_dict`. Raises UserError for unknown or missing fields."""
+    try:
+        values = dict(values)
+        return PretrainConfig(model=settings.from_dict(values.pop("model")), **values)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"config.json is no settings of a diffusion model of this version ({error}); give a "
+            "folder that pretrain_ddim.py wrote, or train a new one with --out"
+        ) from error
+
+
+def _policy(config: PretrainConfig) -> AgentPolicy | None:
+    return AgentPolicy(Path(config.agent), config.seed) if config.agent else None
+
+
+def _announce(path: Path) -> None:
+    print(f"run folder: {path}")
+    print(f"watch it:   tensorboard --logdir {shlex.quote(str(path))}")

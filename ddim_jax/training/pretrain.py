@@ -1,0 +1,248 @@
+"""Training of a diffusion model: frames, steps, pictures to look at, checkpoints."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from ddim_jax import config as settings
+from ddim_jax import train
+from ddim_jax.config import DDIMConfig
+from ddim_jax.features import features, random_conv_v1, score_name
+from ddim_jax.metrics import frechet_distance, grid_with_neighbours, nearest_neighbours
+from ddim_jax.training.frames import TrackPolicy, collect, load_frames, save_frames
+from ddim_jax.weights_file import save_weights
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.logging import RunLogger
+from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.signals import StopRequest
+from envs.make import MakeEnv
+
+FRAMES_NAME, WEIGHTS_NAME = "frames.npz", "weights.npz"
+SHOWN = 64  # pictures of a grid
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One training of a diffusion model."""
+
+    seed: int = 0
+    """Seed of weights, frames, noise."""
+    out: str | None = None
+    """Folder (default: runs/ddim-PRESET)."""
+    agent: str | None = None
+    """Run folder of a trained agent that collects the frames (default: a scripted driver that
+    follows the road)."""
+    frames: int = 20_000
+    """Training frames."""
+    test_frames: int = 1000
+    """Frames of held-out tracks, for the test loss and the distance."""
+    steps: int = 100_000
+    """Training steps."""
+    log_every: int = 50
+    """Steps between figures."""
+    report_every: int = 5000
+    """Steps between sample grids and distances."""
+    checkpoint_every: int = 2500
+    """Steps between checkpoints."""
+    keep: int = 2
+    """Checkpoints kept."""
+    sample_steps: int = 30
+    """DDIM steps of the samples that are looked at."""
+    samples: int = 256
+    """Samples behind each reported distance."""
+    model: DDIMConfig = field(default_factory=DDIMConfig)
+
+
+LAPTOP = PretrainConfig(
+    frames=12_000,
+    steps=8000,
+    report_every=1000,
+    checkpoint_every=500,
+    sample_steps=15,
+    model=settings.LAPTOP,
+)
+DEBUG = PretrainConfig(
+    frames=40,
+    test_frames=8,
+    steps=12,
+    log_every=3,
+    report_every=6,
+    checkpoint_every=4,
+    sample_steps=3,
+    samples=8,
+    model=settings.DEBUG,
+)
+PRESETS = {"debug": DEBUG, "laptop": LAPTOP, "paper": PretrainConfig()}
+
+
+def check(config: PretrainConfig) -> PretrainConfig:
+    """Return `config` if it can run. Raises UserError naming setting and remedy."""
+    least = {"frames": 1, "test_frames": 2, "steps": 1, "log_every": 1, "checkpoint_every": 1}
+    least |= {"keep": 1, "sample_steps": 1, "samples": 2, "report_every": 0, "seed": 0}
+    for name, low in least.items():
+        if getattr(config, name) < low:
+            option = "--" + name.replace("_", "-")
+            raise UserError(f"{option}={getattr(config, name)} cannot be: use {low} or more")
+    if config.sample_steps > config.model.noise_steps:
+        raise UserError(
+            f"--sample-steps={config.sample_steps} cannot be: the model is trained on "
+            f"--model.noise-steps={config.model.noise_steps}"
+        )
+    try:
+        settings.check(config.model)
+    except ValueError as error:
+        raise UserError(f"--model.{error}") from error
+    return config
+
+
+class Pretraining:
+    """A diffusion model in its run folder, from frames to weights."""
+
+    def __init__(self, config: PretrainConfig, folder: RunFolder) -> None:
+        self.config, self.folder = config, folder
+        self.key = jax.random.key(config.seed)
+        self.checkpoints = Checkpointer(folder.path / "checkpoints", config.keep)
+        self.net = random_conv_v1()
+
+    def run(self, policy: Any = None) -> int:
+        """To the end or to a stop request; returns the exit status."""
+        config = self.config
+        with StopRequest() as stop:
+            train_frames, test_frames = self._frames(policy)
+            if stop.requested:
+                return stop.code
+            self.test = test_frames
+            self.test_features = features(self.net, test_frames)
+            self.data = jnp.asarray(train_frames)
+            self.train_frames = train_frames
+            state = self._state()
+            done = int(state.step)
+            self.logger = RunLogger(self.folder.path, done if done else None)
+            self.bar = tqdm(total=config.steps, initial=done, unit="step", smoothing=0.05)
+            try:
+                state = self._loop(state, done, stop)
+            finally:
+                self.bar.close()
+                self.logger.close()
+        if stop.requested and int(state.step) < config.steps:
+            print(f"saved after step {int(state.step)}; go on with --resume {self.folder.path}")
+            return stop.code
+        save_weights(self.folder.path / WEIGHTS_NAME, config.model, jax.device_get(state.ema))
+        print(f"finished: weights in {self.folder.path / WEIGHTS_NAME}")
+        return 0
+
+    def _frames(self, policy: Any) -> tuple[np.ndarray, np.ndarray]:
+        path = self.folder.path / FRAMES_NAME
+        if path.exists():
+            return load_frames(path)
+        env, config = MakeEnv("DreamerCarRacing-v3"), self.config
+        policy = policy or TrackPolicy()
+        with tqdm(total=config.frames + config.test_frames, unit="frame") as bar:
+            sets = []
+            for number, test in ((config.frames, False), (config.test_frames, True)):
+                base = bar.n
+                show = lambda n, base=base: bar.update(base + n - bar.n)  # noqa: E731
+                sets.append(collect(number, env, policy, config.seed, test, show))
+        save_frames(path, *sets)
+        return sets[0], sets[1]
+
+    def _state(self) -> train.DDIMState:
+        fresh = jax.eval_shape(lambda key: train.init(self.config.model, key), self.key)
+        if not self.checkpoints.steps():
+            return jax.jit(lambda key: train.init(self.config.model, key))(self.key)
+        restored = self.checkpoints.restore(fresh)
+        for warning in restored.warnings:
+            print(f"warning: {warning}")
+        return restored.arrays
+
+    def _loop(self, state: train.DDIMState, done: int, stop: StopRequest) -> train.DDIMState:
+        config, kept, clock = self.config, [], time.perf_counter()
+        while done < config.steps:
+            state, metrics = train.train_on(config.model, state, self.data, self.key)
+            kept.append(metrics)
+            done += 1
+            self.bar.update()
+            last = done == config.steps
+            if done % config.log_every == 0 or last:
+                self._log(done, state, kept, time.perf_counter() - clock)
+                kept, clock = [], time.perf_counter()
+            if config.report_every and (done % config.report_every == 0 or last):
+                self._report(done, state)
+                clock = time.perf_counter()
+            if done % config.checkpoint_every == 0 or last or stop.requested:
+                self.logger.flush()
+                self.checkpoints.save(done, state, {"step": done})
+            if stop.requested:
+                break
+        return state
+
+    def _log(self, step: int, state: train.DDIMState, kept: list, seconds: float) -> None:
+        means = {name: np.mean([float(m[name]) for m in kept]) for name in kept[0]}
+        if not np.isfinite(means["loss"]):
+            raise UserError(
+                f"loss became nan or infinite before step {step}; try a smaller --model.lr; "
+                f"--resume {self.folder.path} goes on from the last checkpoint"
+            )
+        batch = jnp.asarray(self.test[: self.config.model.batch])
+        test = train.held_out_loss(self.config.model, state.ema, batch, jax.random.key(0))
+        means = {f"ddim/{name}": value for name, value in means.items()}
+        means |= {"ddim/test_loss": float(test), "time/steps_per_second": len(kept) / seconds}
+        self.logger.scalars(step, means)
+        self.bar.set_postfix(
+            loss=f"{means['ddim/loss']:.4f}", test=f"{float(test):.4f}", refresh=False
+        )
+
+    def _report(self, step: int, state: train.DDIMState) -> None:
+        """Samples, their distance to held-out frames, and the training frames next to them."""
+        made = samples(state.ema, self.config, self.config.samples)
+        self.logger.image(step, "ddim/samples", mosaic(made[:SHOWN]))
+        self.logger.image(step, "ddim/held_out_frames", mosaic(self.test[:SHOWN]))
+        index, _ = nearest_neighbours(_small(made[:8]), _small(self.train_frames), 3)
+        self.logger.image(
+            step,
+            "ddim/samples_and_nearest_training_frames",
+            grid_with_neighbours(made[:8], self.train_frames, index),
+        )
+        distance = frechet_distance(self.test_features, features(self.net, made))
+        self.logger.scalars(step, {f"ddim/frechet_{self.net.name}": distance})
+        self.bar.write(f"step {step}: {score_name(self.net)} {distance:.3f}")
+
+
+def samples(ema: Any, config: PretrainConfig, number: int, block: int = 64) -> np.ndarray:
+    """uint8 [number, H, W, C], the same for the same weights."""
+    key = jax.random.key(config.seed + 1)
+    parts = []
+    for start in range(0, number, block):
+        size = min(block, number - start)
+        args = {"config": config.model, "steps": config.sample_steps}
+        parts.append(train.generate_jit(ema, jax.random.fold_in(key, start), size, **args))
+    return np.concatenate(jax.device_get(parts))
+
+
+def mosaic(images: np.ndarray, columns: int = 8) -> np.ndarray:
+    """uint8 [n, H, W, 3] -> one picture of n // columns rows."""
+    rows = len(images) // columns
+    if rows == 0:
+        return np.concatenate(images, axis=1)
+    grid = images[: rows * columns].reshape(rows, columns, *images.shape[1:])
+    height, width = images.shape[1:3]
+    return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, -1)
+
+
+def _small(images: np.ndarray) -> np.ndarray:
+    """Pictures as vectors for the search of neighbours: every fourth pixel, float32 [n, d]."""
+    return images[:, ::4, ::4].reshape(len(images), -1).astype(np.float32) / 255.0
+
+
+def default_folder(preset: str) -> Path:
+    """Where a preset's model is trained, and found again."""
+    return Path("runs") / f"ddim-{preset}"

@@ -1,0 +1,87 @@
+"""The diffusion model that a racing run asks for, as the function `starts(key, n)` of its agent."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from ddim_jax import train
+from ddim_jax.config import DDIMConfig
+from ddim_jax.training import command
+from ddim_jax.training.pretrain import PRESETS, WEIGHTS_NAME, default_folder
+from ddim_jax.weights_file import SHIPPED, WeightsError, digest, load_weights
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.config import RunConfig
+from dreamer_jax.training.loop import Scenes
+from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder
+
+
+def find_scenes(config: RunConfig) -> Scenes:
+    """The scenes for `config.ddim`: weights that ship, a preset trained here, a folder or a file.
+
+    Raises:
+      UserError: there is none, it is damaged, or `generated.steps` is more than it was trained on.
+    """
+    model, params = load(config.ddim)
+    steps = config.generated.steps
+    if not 1 <= steps <= model.noise_steps:
+        raise UserError(
+            f"--generated.steps={steps} cannot be: {config.ddim} was trained on "
+            f"{model.noise_steps} steps, use 1 to {model.noise_steps}"
+        )
+    sample = functools.partial(_sample, config=model, steps=steps, eta=config.generated.eta)
+    return Scenes(jax.tree_util.Partial(sample, params), model.image, digest(params))
+
+
+def _sample(params: Any, key: jax.Array, number: int, **settings: Any) -> jax.Array:
+    return train.generate(params, key, number, **settings)
+
+
+def load(source: str) -> tuple[DDIMConfig, Any]:
+    """Settings and weights of a preset's name, a training's folder or a weights file."""
+    try:
+        if source in PRESETS:
+            shipped = SHIPPED / f"{source}.npz"
+            return load_weights(shipped) if shipped.exists() else _trained_here(source)
+        path = Path(source)
+        if path.is_dir():
+            return from_folder(path)
+        if path.exists():
+            return load_weights(path)
+    except WeightsError as error:
+        raise UserError(f"--ddim={source}: {error}") from error
+    raise UserError(
+        f"--ddim={source} is neither one of {', '.join(PRESETS)} nor a folder or weights file that "
+        "pretrain_ddim.py wrote"
+    )
+
+
+def _trained_here(preset: str) -> tuple[DDIMConfig, Any]:
+    """The preset's model under runs/, trained first where it is missing or unfinished."""
+    folder = default_folder(preset)
+    if not (folder / WEIGHTS_NAME).exists():
+        print(
+            f"no weights for the diffusion model {preset} yet: training it first in {folder}; "
+            "later runs find it there (--ddim laptop ships trained, --arm baseline needs none)"
+        )
+        begun = (folder / CONFIG_NAME).exists()
+        code = command.resume(folder) if begun else command.begin(PRESETS[preset], preset)
+        if code:
+            raise SystemExit(code)
+    return load_weights(folder / WEIGHTS_NAME)
+
+
+def from_folder(path: Path) -> tuple[DDIMConfig, Any]:
+    """The averaged weights of the newest whole checkpoint of a training."""
+    with RunFolder.open(path, exclusive=False) as folder:
+        model = command.from_dict(folder.load_config()).model
+        checkpoints = Checkpointer(folder.path / "checkpoints")
+        template = jax.eval_shape(lambda key: train.init(model, key), jax.random.key(0))
+        restored = checkpoints.restore(template)
+        for warning in restored.warnings:
+            print(f"warning: {warning}")
+    return model, restored.arrays.ema
