@@ -37,10 +37,18 @@ class DDIMConfig:
 PAPER = DDIMConfig()
 
 LAPTOP = DDIMConfig(
+    output="image",
     batch=16,
     lr=1e-3,
-    ema=0.999,
-    unet=UNetConfig(fold=4, channels=(32, 64, 96), blocks=1, attention=(2,), head_dim=16, groups=8),
+    ema=0.998,
+    unet=UNetConfig(
+        fold=4,
+        channels=(32, 64, 96),
+        blocks=1,
+        attention=(2,),
+        head_dim=16,
+        groups=8,
+    ),
 )
 
 DEBUG = DDIMConfig(
