@@ -19,6 +19,7 @@ from ddim_jax.training.pretrain import (
     Pretraining,
     check,
     default_folder,
+    feature_net,
 )
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.command import guarded
@@ -54,13 +55,14 @@ def _pretrain(argv: Sequence[str]) -> int:
 
 def begin(config: PretrainConfig, name: str) -> int:
     """A new training in a new folder."""
-    policy = _policy(config)  # a missing agent is told before a folder is made
+    policy = _policy(config)  # what is missing is told before a folder is made
+    net = feature_net(config.inception)
     out = Path(config.out) if config.out else default_folder(name)
     with RunFolder.create(out, f"ddim-{name}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
         folder.save_config(to_dict(config))
         _announce(folder.path)
-        return Pretraining(config, folder).run(policy)
+        return Pretraining(config, folder, net).run(policy)
 
 
 def resume(path: Path) -> int:
@@ -68,7 +70,8 @@ def resume(path: Path) -> int:
     with RunFolder.open(path) as folder:
         config = check(from_dict(folder.load_config()))
         _announce(folder.path)
-        return Pretraining(config, folder).run(_policy(config))
+        net = feature_net(config.inception)
+        return Pretraining(config, folder, net).run(_policy(config))
 
 
 def to_dict(config: PretrainConfig) -> dict[str, Any]:

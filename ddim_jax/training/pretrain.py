@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,14 +16,20 @@ from tqdm import tqdm
 from ddim_jax import config as settings
 from ddim_jax import train
 from ddim_jax.config import DDIMConfig
-from ddim_jax.features import features, random_conv_v1, score_name
-from ddim_jax.metrics import frechet_distance, grid_with_neighbours, nearest_neighbours
+from ddim_jax.features import FeatureNet, features, random_conv_v1, score_name
+from ddim_jax.inception import inception
+from ddim_jax.metrics import (
+    compare_pictures,
+    frechet_distance,
+    grid_with_neighbours,
+    nearest_neighbours,
+)
 from ddim_jax.training.frames import TrackPolicy, collect, load_frames, save_frames
 from ddim_jax.weights_file import save_weights
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.logging import RunLogger
-from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
 from envs.make import MakeEnv
 
@@ -59,13 +66,15 @@ class PretrainConfig:
     """DDIM steps of the samples that are looked at."""
     samples: int = 256
     """Samples behind each reported distance."""
+    inception: str | None = None
+    """Inception weights for the real FID, see ddim_jax/inception.py (default: embedded net)."""
     model: DDIMConfig = field(default_factory=DDIMConfig)
 
 
 LAPTOP = PretrainConfig(
     frames=12_000,
-    steps=8000,
-    report_every=1000,
+    steps=3000,
+    report_every=500,
     checkpoint_every=500,
     sample_steps=15,
     model=settings.LAPTOP,
@@ -107,11 +116,10 @@ def check(config: PretrainConfig) -> PretrainConfig:
 class Pretraining:
     """A diffusion model in its run folder, from frames to weights."""
 
-    def __init__(self, config: PretrainConfig, folder: RunFolder) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: PretrainConfig, folder: RunFolder, net: FeatureNet) -> None:
+        self.config, self.folder, self.net = config, folder, net
         self.key = jax.random.key(config.seed)
         self.checkpoints = Checkpointer(folder.path / "checkpoints", config.keep)
-        self.net = random_conv_v1()
 
     def run(self, policy: Any = None) -> int:
         """To the end or to a stop request; returns the exit status."""
@@ -136,6 +144,7 @@ class Pretraining:
         if stop.requested and int(state.step) < config.steps:
             print(f"saved after step {int(state.step)}; go on with --resume {self.folder.path}")
             return stop.code
+        self._judge(state)
         save_weights(self.folder.path / WEIGHTS_NAME, config.model, jax.device_get(state.ema))
         print(f"finished: weights in {self.folder.path / WEIGHTS_NAME}")
         return 0
@@ -215,6 +224,25 @@ class Pretraining:
         distance = frechet_distance(self.test_features, features(self.net, made))
         self.logger.scalars(step, {f"ddim/frechet_{self.net.name}": distance})
         self.bar.write(f"step {step}: {score_name(self.net)} {distance:.3f}")
+
+    def _judge(self, state: train.DDIMState) -> None:
+        """The table of the finished model: quality.json and a few lines."""
+        made = samples(state.ema, self.config, self.config.samples)
+        table = compare_pictures(self.test, made, self.train_frames, self.net)
+        table |= {"steps": int(state.step), "sample_steps": self.config.sample_steps}
+        write_atomic(self.folder.path / "quality.json", json.dumps(table, indent=1) + "\n")
+        for name, value in table.items():
+            print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
+
+
+def feature_net(inception_path: str | None) -> FeatureNet:
+    """What pictures are judged by. Raises UserError for a file that is no Inception."""
+    if inception_path is None:
+        return random_conv_v1()
+    try:
+        return inception(inception_path)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--inception={inception_path}: {error}") from error
 
 
 def samples(ema: Any, config: PretrainConfig, number: int, block: int = 64) -> np.ndarray:

@@ -17,7 +17,7 @@ from dreamer_jax.training.command import race
 from dreamer_jax.training.logging import read_metrics
 from dreamer_jax.training.presets import DEBUG as RACE
 
-SHORT = ["--preset", "debug", "--frames", "8", "--test-frames", "4", "--samples", "4"]
+SHORT = ["--preset", "debug", "--frames", "8", "--test-frames", "5", "--samples", "5"]
 
 
 def figures(folder):
@@ -36,6 +36,8 @@ def whole(tmp_path_factory):
 def test_what_lies_in_the_folder(whole):
     names = {path.name for path in whole.iterdir()}
     assert {"config.json", "frames.npz", "metrics.jsonl", "weights.npz", "checkpoints"} <= names
+    quality = json.loads((whole / "quality.json").read_text())
+    assert quality["steps"] == 12 and 0 <= quality["precision (k=3)"] <= 1
     steps = sorted(int(path.name) for path in (whole / "checkpoints").iterdir())
     assert steps == [8, 12]  # --keep 2
     lines = figures(whole)
@@ -112,7 +114,7 @@ def test_a_preset_without_weights_trains_them_first_and_finds_them_again(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    small = replace(DEBUG, frames=8, test_frames=4, samples=4, steps=4, report_every=0)
+    small = replace(DEBUG, frames=8, test_frames=5, samples=5, steps=4, report_every=0)
     monkeypatch.setitem(PRESETS, "debug", small)
     first = scenes.find_scenes(replace(RACE, ddim="debug"))
     assert "training it first" in capsys.readouterr().out
@@ -138,6 +140,7 @@ def test_the_laptop_weights_ship():
         (["--model.unet.fold", "7"], "--model.unet"),
         (["--model.batch", "0"], "--model.batch=0"),
         (["--agent", "nowhere"], "nowhere"),
+        (["--inception", "nowhere.npz"], "--inception=nowhere.npz"),
         (["--resume", "nowhere"], "--resume"),
     ],
 )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax.losses import noise_prediction_loss
+from ddim_jax.losses import from_image, image_loss, noise_prediction_loss
 from ddim_jax.process import predict_x0, q_sample, to_bytes, to_signed
 from ddim_jax.sampler import ddim_sample, timesteps
 from ddim_jax.schedules import Schedule, cosine, from_betas, linear
@@ -185,3 +185,33 @@ def test_the_network_is_told_the_step_that_was_drawn():
     # told right, all that remains is noise scaled by 0, sqrt(1/2) or 1: small against 100
     loss = noise_prediction_loss(predict, schedule, x0, jax.random.key(10))
     assert float(loss) < 2.0
+
+
+def test_the_noise_behind_a_given_image():
+    schedule, t = linear(100), jnp.array([3, 50, 90])
+    noise = jax.random.normal(jax.random.key(1), SHAPE)
+    x = q_sample(schedule, images(), t, noise)
+    got = from_image(lambda x, t: images(), schedule)(x, t)
+    np.testing.assert_allclose(got, noise, atol=2e-4)
+
+
+def test_image_loss_by_hand():
+    # one level, 0.75 of the variance left: error 0.5 everywhere -> 0.25 / 0.25; 0.99 left: the
+    # weight stops at 1 / 0.05
+    for level, want in ((0.75, 1.0), (0.99, 5.0)):
+        schedule = Schedule(jnp.array([level]))
+        loss = image_loss(lambda x, t: images() + 0.5, schedule, images(), jax.random.key(0))
+        np.testing.assert_allclose(loss, want, rtol=1e-5)
+
+
+def test_image_loss_is_that_of_velocity():
+    """|v - v'|^2 with v = signal * noise - amount * x0 of the true image and of the given one."""
+    schedule, x0 = Schedule(jnp.array([0.4])), images()
+    guess = images(1)
+    t, noise = jnp.zeros(3, int), jax.random.normal(jax.random.key(3), SHAPE)
+    x = q_sample(schedule, x0, t, noise)
+    implied = from_image(lambda x, t: guess, schedule)(x, t)
+    signal, amount = np.sqrt(0.4), np.sqrt(0.6)
+    gap = (signal * noise - amount * x0) - (signal * implied - amount * guess)
+    loss = image_loss(lambda x, t: guess, schedule, x0, jax.random.key(0))
+    np.testing.assert_allclose(np.mean(np.square(gap)), loss, rtol=1e-4)

@@ -80,22 +80,23 @@ def test_sinusoid_by_hand():
 
 
 def test_overfits_a_handful_of_images():
-    rng = np.random.default_rng(0)
-    colours = rng.integers(0, 256, (4, 1, 1, 3))
-    data = np.broadcast_to(colours, (4, 16, 16, 3)).astype(np.uint8).copy()
-    data[:, :8, 4:9] = 255 - data[:, :8, 4:9]
-    unet = UNetConfig(fold=4, channels=(64,), blocks=1, attention=(), head_dim=8, groups=4)
-    config = replace(SMALL, batch=32, lr=3e-3, ema=0.98, unet=unet)
+    data = np.zeros((3, 8, 8, 3), np.uint8)
+    data[0, :4], data[1, :, :4, 0], data[2, 2:6, 2:6] = 255, 255, (0, 255, 128)
+    data, key = jnp.asarray(data), jax.random.key(1)
+    unet = UNetConfig(fold=4, channels=(32,), blocks=1, attention=(), head_dim=8, groups=4)
+    config = replace(SMALL, image=(8, 8, 3), output="image", batch=24, lr=3e-3, ema=0.98, unet=unet)
     state = jax.jit(lambda key: train.init(config, key))(jax.random.key(0))
+    fast = {"xla_backend_optimization_level": 3}  # the tests' programs are slow at this
+    step = train.train_on.lower(config, state, data, key).compile(compiler_options=fast)
     losses = []
-    for _ in range(1000):
-        state, metrics = train.train_on(config, state, jnp.asarray(data), jax.random.key(1))
+    for _ in range(200):
+        state, metrics = step(state, data, key)
         losses.append(float(metrics["loss"]))
-    assert np.mean(losses[:3]) > 0.9 and np.mean(losses[-20:]) < 0.12
+    assert np.mean(losses[-20:]) < 0.3 * np.mean(losses[:3])
     made = train.generate_jit(state.ema, jax.random.key(2), 8, config=config, steps=25)
-    made = np.asarray(made, float)
-    gaps = np.abs(made[:, None] - data[None].astype(float)).mean((2, 3, 4)).min(1)
-    assert np.median(gaps) < 20  # of 255; noise is about 85 away
+    gaps = np.abs(np.asarray(made, float)[:, None] - np.asarray(data, float)).mean((2, 3, 4))
+    assert np.all(gaps.min(1) < 8)  # of 255
+    assert len(set(gaps.argmin(1))) > 1  # not always the same one
 
 
 def test_training_depends_on_key_and_step_alone():
