@@ -91,13 +91,15 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
     """A new run in a new folder."""
     scenes = _scenes(config, find_scenes)
     out = None if config.out is None else Path(config.out)
-    with RunFolder.create(out, f"car_racing-{name}-seed{config.seed}") as folder:
+    learners = "-".join(map(str, config.learners[:: max(1, len(config.learners) - 1)]))
+    with RunFolder.create(out, f"car_racing-{name}-seed{learners}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
-        with Run(partial(make_agent, config), config, [config.seed], folder, scenes) as run:
+        with Run(partial(make_agent, config), config, config.learners, folder, scenes) as run:
             folder.save_config(to_dict(config))  # only now: a refused run leaves its folder free
             display = Display(folder.path, run.seeds, config.cycles)
             try:
                 _announce(folder.path)
+                print(run.plan)
                 return _train(run, display, fresh=True)
             finally:
                 display.close()
@@ -108,7 +110,7 @@ def resume(path: Path, find_scenes: FindScenes) -> int:
     with RunFolder.open(path) as folder:
         config = check(from_dict(folder.load_config()))
         scenes = _scenes(config, find_scenes)
-        with Run(partial(make_agent, config), config, [config.seed], folder, scenes) as run:
+        with Run(partial(make_agent, config), config, config.learners, folder, scenes) as run:
             fresh = not run.checkpoints.steps()
             warnings = [] if fresh else run.load()
             frames = [-1] if fresh else run.collector.frames
@@ -148,7 +150,7 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
             f"{error} Nothing is lost up to cycle {max(run.checkpoints.steps(), default=0)}: "
             f"--resume {run.folder.path}"
         ) from error
-    display.finish(f"CarRacing-v3, arm {run.config.arm}, seed {run.seeds[0]}")
+    display.finish("CarRacing-v3", run.config.arm)
     if stop.requested:
         print(f"saved after cycle {run.cycle}; go on with --resume {run.folder.path}")
         return stop.code

@@ -24,6 +24,7 @@ from dreamer_jax.training.comparison_figure import comparison_figure
 from dreamer_jax.training.comparison_jobs import Job, Plan, keep_plan, run_all
 from dreamer_jax.training.comparison_report import markdown, write_table
 from dreamer_jax.training.run_folder import write_atomic
+from dreamer_jax.training.seeds import parse_seeds
 from dreamer_jax.training.signals import StopRequest
 from envs.make import HELD_OUT
 
@@ -119,26 +120,6 @@ def _run_and_compare(config: CompareConfig, plan: Plan, argv: Sequence[str]) -> 
         for job in failed:
             print(f"error: {job.name}: {job.failure}; log: {job.log}", file=sys.stderr)
     return 1 if failed else 0
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """`0:3` -> 0, 1, 2; `0,2,5` -> 0, 2, 5.
-
-    Raises:
-      UserError: another form, no seed, or one seed twice.
-    """
-    if span := re.fullmatch(r"(\d+):(\d+)", text):
-        seeds = tuple(range(int(span[1]), int(span[2])))
-    elif re.fullmatch(r"\d+(,\d+)*", text):
-        seeds = tuple(map(int, text.split(",")))
-    else:
-        seeds = ()
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UserError(
-            f"--seeds={text} cannot be: write 0:3 for the seeds 0, 1 and 2, or a list of "
-            "different seeds as 0,2,5"
-        )
-    return seeds
 
 
 def _arms(text: str) -> tuple[str, ...]:

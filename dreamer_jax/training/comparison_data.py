@@ -20,7 +20,7 @@ from dreamer_jax.training.logging import METRICS_NAME, read_metrics
 from dreamer_jax.training.run_folder import CONFIG_NAME
 
 EVALUATION_NAME = "evaluation.json"
-PER_RUN = ("seed", "out")  # settings that differ between runs of one experiment
+PER_RUN = ("seed", "seeds", "out")  # settings that differ between runs of one experiment
 _SEED_FOLDER = re.compile(r"seed_(\d+)")
 
 

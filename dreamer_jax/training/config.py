@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
 from dreamer_jax.errors import UserError
+from dreamer_jax.training.seeds import parse_seeds
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class RunConfig:
 
     seed: int = 0
     """Seed of parameters, tracks, exploration and sampling."""
+    seeds: str | None = None
+    """Several learners in one program, each as --seed K alone: 0:8 for 0 to 7, or 0,3,5."""
     arm: Literal["ddim", "baseline"] = "ddim"
     """Where imagination starts: ddim = generated scenes, baseline = replayed states."""
     ddim: str = "paper"
@@ -78,6 +81,11 @@ class RunConfig:
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: DLCConfig = field(default_factory=DLCConfig)
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
+
+    @property
+    def learners(self) -> tuple[int, ...]:
+        """The seed of each learner. Raises UserError when `seeds` is written otherwise."""
+        return (self.seed,) if self.seeds is None else parse_seeds(self.seeds)
 
     @property
     def episode_records(self) -> int:
@@ -183,6 +191,7 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
     whole = config.cycle_unit == "episodes" or config.cycle_size % config.envs == 0
     return [
         ("seed", config.seed < 2**31, "use a number below 2147483648"),
+        ("seeds", max(config.learners) < 2**31, "use numbers below 2147483648"),
         ("length", config.length >= 2, "a sequence needs 2 or more records"),
         (
             "length",

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from dreamer_jax.agents.pictures import CONTEXT
 from dreamer_jax.training import figures as draw
+from dreamer_jax.training.aggregate import Aggregate
 from dreamer_jax.training.collect import Collected, Episode
 from dreamer_jax.training.evaluate import Played
 from dreamer_jax.training.logging import METRICS_NAME, RunLogger, mp4
@@ -38,6 +39,11 @@ class Display:
             RunLogger(path, None if r is None else int(r))
             for path, r in zip(self.folders, resumed, strict=True)
         ]
+        self.aggregate = None
+        if many:
+            mean = None if resume_frames is None else int(np.mean(resume_frames))
+            self.aggregate = Aggregate(folder, self.folders, seeds, mean)
+        self.seeds = seeds
         self.bar = tqdm(total=cycles, initial=start, unit="cycle", disable=quiet, smoothing=0.1)
         self.counts = [
             sum(1 for _ in _curve(path)) if resume_frames is not None else 0
@@ -45,9 +51,13 @@ class Display:
         ]
         self.latest: dict[str, str] = {}
 
-    def episodes(self, episodes: list[Episode]) -> None:
-        """One line per finished episode."""
+    def episodes(self, episodes: list[Episode], healthy: np.ndarray | None = None) -> None:
+        """One line per finished episode; nothing of learners that are not `healthy` [S]."""
         for episode in episodes:
+            if healthy is not None and not healthy[episode.learner]:
+                continue
+            if self.aggregate:
+                self.aggregate.episode(episode.learner, episode.reward)
             self.counts[episode.learner] += 1
             self.loggers[episode.learner].scalars(
                 episode.frames_total,
@@ -73,10 +83,15 @@ class Display:
         frames: np.ndarray,
         table: dict[str, np.ndarray],
         timing: dict[str, float],
+        healthy: np.ndarray,
     ) -> None:
-        """Figures of one cycle: table entries are [M, S]; frames [S]."""
-        self.episodes(collected.episodes)
+        """Figures of one cycle: table entries are [M, S]; frames, healthy (before it) [S]."""
+        self.episodes(collected.episodes, healthy)
+        if self.aggregate:
+            self.aggregate.cycle(frames, healthy)
         for s, logger in enumerate(self.loggers):
+            if not healthy[s]:
+                continue
             means = {name: mean_of_known(values[:, s]) for name, values in table.items()}
             extra = {"train/cycle": number, "train/frames": int(frames[s])}
             logger.scalars(int(frames[s]), means | extra | timing)
@@ -138,6 +153,8 @@ class Display:
                     "eval/progress": float(played.progress[s].mean()),
                 },
             )
+        if self.aggregate:
+            self.aggregate.evaluation(frames, played.returns)
         step = int(frames[0])
         self.loggers[0].video(step, "eval/episode", played.video[:150], DECISION_FPS)
         mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, DECISION_FPS)
@@ -151,24 +168,30 @@ class Display:
         if not self.bar.disable:
             self.bar.write(text)
 
-    def finish(self, title: str) -> None:
-        """The return curve of each learner as <run>/return.png."""
-        for path, logger in zip(self.folders, self.loggers, strict=True):
+    def finish(self, task: str, name: str) -> None:
+        """The return curve of each learner, and over several of them, as return.png."""
+        for path, logger, seed in zip(self.folders, self.loggers, self.seeds, strict=True):
             logger.flush()
             frames, returns = draw.read_episode_curve(path / METRICS_NAME)
             if len(frames):
+                title = f"{task}, arm {name}, seed {seed}"
                 draw.return_curve(path / "return.png", frames, returns, title)
+        if self.aggregate:
+            self.aggregate.finish(name)
 
     def flush(self) -> None:
         """Make everything so far outlive a kill."""
-        for logger in self.loggers:
+        for logger in self._all_loggers():
             logger.flush()
 
     def close(self) -> None:
         """Close every file."""
         self.bar.close()
-        for logger in self.loggers:
+        for logger in self._all_loggers():
             logger.close()
+
+    def _all_loggers(self) -> list[RunLogger]:
+        return self.loggers + ([self.aggregate.logger] if self.aggregate else [])
 
 
 def _show_generated(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> None:

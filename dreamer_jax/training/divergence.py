@@ -20,22 +20,21 @@ class Diverged(UserError):
 
 
 def first_bad(
-    figures: dict[str, np.ndarray], losses: tuple[str, ...]
-) -> tuple[int, int, list[str]] | None:
-    """(update, learner, names of the losses) of the first non-finite loss; figures [M, S]."""
-    table = np.stack([~np.isfinite(figures[name]) for name in losses])  # [losses, M, S]
-    where = np.argwhere(table.any(0))
-    if not len(where):
-        return None
-    update, learner = where[0]
-    names = [n for n, bad in zip(losses, table[:, update, learner], strict=True) if bad]
-    return int(update), int(learner), names
+    figures: dict[str, np.ndarray], losses: tuple[str, ...], learner: int
+) -> tuple[int, list[str]]:
+    """(update, names of the losses) of the learner's first non-finite loss; figures [M, S]."""
+    table = np.stack([~np.isfinite(figures[name][:, learner]) for name in losses])  # [losses, M]
+    update = int(np.argmax(table.any(0)))
+    return update, [name for name, bad in zip(losses, table[:, update], strict=True) if bad]
 
 
-def save_evidence(run: Run, figures: dict[str, np.ndarray]) -> str:
+def save_evidence(run: Run, figures: dict[str, np.ndarray], learner: int) -> str:
     """Write the batch and the parameters before the bad update to <run>/diverged; the message."""
-    update, learner, names = first_bad(figures, run.learner.losses)
+    update, names = first_bad(figures, run.learner.losses, learner)
     folder = run.folder.path / "diverged"
+    if run.learners > 1:
+        folder.mkdir(exist_ok=True)
+        folder /= f"seed_{run.seeds[learner]}"
     folder.mkdir(exist_ok=True)
     number = run.updates - run.config.updates + update
     batch = run.learner.sample(run.ring, run.keys, jnp.int32(number))

@@ -81,8 +81,11 @@ class Run:
         self.learner: Learner = make_learner(
             self.agent, self.spec, config.envs, config.updates, config.batch, config.length
         )
-        memory.check(
-            self.learners * replay.replay_bytes(record_spec(self.spec), config.envs, self.capacity)
+        state = jax.eval_shape(self.agent.init, jax.eval_shape(lambda: jax.random.key(0)))
+        self.plan = memory.plan(
+            self.learners,
+            replay.replay_bytes(record_spec(self.spec), config.envs, self.capacity),
+            sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
         )
         self.keys = jax.vmap(jax.random.key)(jnp.array(self.seeds))
         self.use_keys = {  # derived here: inside the loop even a name would be a transfer
@@ -96,6 +99,7 @@ class Run:
         self.updates = 0
         self.refreshes = 0
         self.healthy = jnp.ones(self.learners, bool)
+        self.known_healthy = np.ones(self.learners, bool)
 
     def __enter__(self) -> Run:
         return self
@@ -132,7 +136,7 @@ class Run:
     def pretrain(self, display: Display) -> None:
         """Updates on the driver's decisions alone."""
         for number in range(self.config.pretrain):
-            self._check(self.update())
+            self._check(self.update(), display)
             display.say(f"trained on the driver's records: {number + 1}/{self.config.pretrain}")
 
     def save(self) -> None:
@@ -171,6 +175,7 @@ class Run:
         self.refreshes = host["refreshes"]
         self.state, self.carry = arrays["agent"], arrays["carry"]
         self.healthy = arrays["healthy"]
+        self.known_healthy = np.array(jax.device_get(self.healthy))
         room = self.capacity - host["filled"]
         self.ring = dataclasses.replace(
             arrays["replay"],
@@ -227,8 +232,9 @@ class Run:
                 "time/frames_per_second": (self.collector.frames - frames).sum() / collect_seconds,
                 "time/updates_per_second": config.updates * bool(figures) / update_seconds,
             },
+            self.known_healthy,
         )
-        self._check(figures)
+        self._check(figures, display)
         if figures and config.report_every and self.cycle % config.report_every == 0:
             self.report(display)
         if config.eval_every and (
@@ -257,9 +263,17 @@ class Run:
         table = jax.device_get(figures)
         return {name: table[:, i] for i, name in enumerate(self.learner.names)}
 
-    def _check(self, figures: dict[str, np.ndarray]) -> None:
-        if figures and not np.all(jax.device_get(self.healthy)):
-            raise Diverged(save_evidence(self, figures))
+    def _check(self, figures: dict[str, np.ndarray], display: Display) -> None:
+        """A learner whose loss stopped being finite stays as it was; the others go on."""
+        if not figures:
+            return
+        healthy = np.array(jax.device_get(self.healthy))
+        for learner in np.flatnonzero(self.known_healthy & ~healthy):
+            message = save_evidence(self, figures, int(learner))
+            if not healthy.any():
+                raise Diverged(message)
+            display.say(f"seed {self.seeds[learner]} stops, the others go on: {message}")
+        self.known_healthy = healthy
 
     def report(self, display: Display) -> None:
         """Pictures of one batch."""

@@ -25,12 +25,24 @@ def free_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check(needed: int) -> None:
-    """Raises UserError when a replay of `needed` bytes would not leave room for the rest."""
-    free = free_bytes()
-    if needed > SHARE * free:
-        raise UserError(
-            f"the replay needs {needed / GIB:.1f} GiB and only {free / GIB:.1f} GiB are free "
-            f"(a fifth of which is for the rest): lower --replay to {SHARE * free / needed:.0%} "
-            "of its value, or less"
-        )
+def plan(learners: int, ring: int, state: int) -> str:
+    """What `learners` learners with a replay of `ring` and a state of `state` bytes each will take.
+
+    Raises:
+      UserError: they do not fit; names the largest number of learners or the replay that does.
+    """
+    free, each = free_bytes(), ring + state
+    room = int(SHARE * free // each)
+    sizes = (
+        f"{learners} learner{'s' * (learners > 1)} of {each / GIB:.2f} GiB (replay "
+        f"{ring / GIB:.2f}, parameters and optimisers {state / GIB:.2f}); {free / GIB:.1f} GiB "
+        "are free, a fifth of which is for the rest"
+    )
+    if learners <= room:
+        return f"memory:     {sizes}; up to {room} would fit"
+    if room >= 1:
+        raise UserError(f"{sizes}: use {room} or fewer with --seeds, or lower --replay")
+    share = (SHARE * free - state) / ring
+    if share <= 0:
+        raise UserError(f"{sizes}: the networks alone do not fit")
+    raise UserError(f"{sizes}: lower --replay to {share:.0%} of its value, or less")

@@ -1,0 +1,131 @@
+"""Several learners in one program: each as it would be alone, and what is logged of all."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer_jax.errors import UserError
+from dreamer_jax.training import memory
+from dreamer_jax.training.command import assess, race
+from dreamer_jax.training.config import check
+from dreamer_jax.training.logging import read_metrics
+from dreamer_jax.training.loop import Run
+from dreamer_jax.training.presets import DEBUG
+
+OPTIONS = ["--preset", "debug", "--arm", "baseline", "--cycles", "3", "--prefill", "60"]
+OPTIONS += ["--eval-every", "3", "--report-every", "3", "--env.time-limit", "80"]
+
+
+def lines(folder):
+    """metrics.jsonl without the measured times."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("many") / "run"
+    assert race([*OPTIONS, "--seeds", "3,5", "--out", str(folder)]) == 0
+    return folder
+
+
+def test_a_learner_is_as_it_would_be_alone(together, tmp_path):
+    """Tracks, driver and first decisions bit for bit; sums within float tolerance.
+
+    XLA adds up in another order when learners are batched.
+    """
+    assert race([*OPTIONS, "--seed", "5", "--out", str(tmp_path / "alone")]) == 0
+    alone, beside = lines(tmp_path / "alone"), lines(together / "seed_5")
+    assert len(alone) == len(beside) and any("loss/actor" in line for line in alone)
+    for one, other in zip(alone, beside, strict=True):
+        if "episode/return" in one:
+            assert one == other
+        for name, value in one.items():
+            np.testing.assert_allclose(other[name], value, rtol=2e-3, atol=1e-4, err_msg=name)
+    assert lines(together / "seed_3") != beside
+
+
+def test_what_is_logged_of_all(together):
+    assert (together / "return.png").read_bytes().startswith(b"\x89PNG")
+    assert all((together / f"seed_{seed}" / "return.png").exists() for seed in (3, 5))
+    records = lines(together / "aggregate")
+    cycles = [line for line in records if "learners/healthy" in line]
+    assert [line["learners/healthy"] for line in cycles] == [2.0] * 3
+    last = cycles[-1]
+    returns = []
+    for seed in (3, 5):
+        own = [
+            r["episode/return"] for r in lines(together / f"seed_{seed}") if "episode/return" in r
+        ]
+        returns.append(np.mean(own[-10:]))
+    assert last["episode/return_iqm"] == pytest.approx(np.mean(returns))
+    assert last["episode/return_iqm_low"] <= last["episode/return_iqm"]
+    assert any("eval/return_iqm" in line for line in records)
+
+
+def test_evaluation_of_all(together, capsys):
+    assert assess([str(together), "--episodes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "seed 3, 1 held-out" in out and "seed 5, 1 held-out" in out
+    assert set(json.loads((together / "evaluation.json").read_text())) == {"3", "5"}
+
+
+def test_all_go_on_after_a_stop(together, tmp_path):
+    """Two cycles, then the third after --resume: as the three in one go."""
+    folder = tmp_path / "run"
+    short = [*OPTIONS, "--seeds", "3,5", "--out", str(folder)]
+    short[short.index("--cycles") + 1] = "2"
+    assert race(short) == 0
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"cycles": 3}))
+    assert race(["--resume", str(folder)]) == 0
+    for seed in (3, 5):
+        want = [line for line in lines(together / f"seed_{seed}") if "loss/actor" in line]
+        got = [line for line in lines(folder / f"seed_{seed}") if "loss/actor" in line]
+        np.testing.assert_equal(got, want)
+
+
+def test_one_diverges_and_the_others_go_on(together, tmp_path, monkeypatch, capsys):
+    start = Run.start
+
+    def poisoned(run):
+        start(run)
+        bad = jax.tree.map(lambda x: x.at[0].set(jnp.nan), run.state.critic)
+        run.state = run.state.replace(critic=bad)
+
+    monkeypatch.setattr(Run, "start", poisoned)
+    folder = tmp_path / "run"
+    assert race([*OPTIONS, "--seeds", "3,5", "--out", str(folder)]) == 0
+    assert (folder / "diverged" / "seed_3" / "batch.npz").exists()
+    want, got = lines(together / "seed_5"), lines(folder / "seed_5")
+    np.testing.assert_equal(got, want)
+    healthy = [line.get("learners/healthy") for line in lines(folder / "aggregate")]
+    assert [h for h in healthy if h is not None] == [2.0, 1.0, 1.0]
+    assert "seed 3 stops, the others go on" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "3:3", "1,1", "a", "0:2,5", str(2**31)])
+def test_seeds_that_cannot_be_are_refused(text, tmp_path, capsys):
+    assert race([*OPTIONS, "--seeds", text, "--out", str(tmp_path / "x")]) == 2
+    assert f"--seeds={text} cannot be" in capsys.readouterr().err
+
+
+def test_seeds_take_the_place_of_seed():
+    assert check(DEBUG).learners == (0,)
+    assert check(dataclasses.replace(DEBUG, seeds="2:5")).learners == (2, 3, 4)
+
+
+def test_memory_is_planned(monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda: 10 * memory.GIB)  # 8 of which may be used
+    ring, state = int(1.5 * memory.GIB), int(0.5 * memory.GIB)
+    assert "up to 4 would fit" in memory.plan(4, ring, state)
+    with pytest.raises(UserError, match="use 4 or fewer with --seeds"):
+        memory.plan(5, ring, state)
+    with pytest.raises(UserError, match="lower --replay to 47%"):
+        memory.plan(1, 16 * memory.GIB, state)
+    with pytest.raises(UserError, match="do not fit"):
+        memory.plan(1, ring, 9 * memory.GIB)
