@@ -17,63 +17,43 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 
 from dreamer_jax import actor_critic
 from dreamer_jax.agents import pictures
 from dreamer_jax.agents.dlc_v1_config import DLCConfig
+from dreamer_jax.agents.dlc_v1_parts import (
+    DLCState,
+    Optimisers,
+    Parts,
+    init_state,
+    make_optimisers,
+    make_parts,
+)
 from dreamer_jax.imagination import rollout
-from dreamer_jax.nn.blocks import MLP
 from dreamer_jax.nn.conv import fold, to_unit
-from dreamer_jax.nn.vision import Decoder, Encoder
 from dreamer_jax.ops import gaussian
 from dreamer_jax.ops.gradients import clip_cotangent
 from dreamer_jax.ops.keys import named_key
-from dreamer_jax.ops.optimisers import clipped_adam, ema
+from dreamer_jax.ops.optimisers import ema
 from dreamer_jax.ops.transforms import symexp
 from dreamer_jax.types import Agent, LatentState, Metrics, Params, Spec, Transition
 from dreamer_jax.world_models import objectives
 from dreamer_jax.world_models.rssm import (
-    RSSM,
     imagine_step,
     initial_state,
     observe,
     observe_step,
 )
 
-
-@struct.dataclass
-class DLCState:
-    """Everything a learner is. `step` counts updates and is the same for all learners."""
-
-    model: Params
-    actor: Params
-    critic: Params
-    target: Params
-    model_opt: optax.OptState
-    actor_opt: optax.OptState
-    critic_opt: optax.OptState
-    step: jax.Array  # int32 []
-
-
-class Parts(NamedTuple):
-    """The networks; each can be swapped for another module of the same call."""
-
-    encoder: Encoder
-    rssm: RSSM
-    decoder: Decoder
-    reward: MLP
-    cont: MLP
-    actor: MLP
-    critic: MLP
-
-
-class Optimisers(NamedTuple):
-    """One for each group of parameters."""
-
-    model: optax.GradientTransformation
-    actor: optax.GradientTransformation
-    critic: optax.GradientTransformation
+LOSSES = (
+    "loss/image",
+    "loss/reward",
+    "loss/continue",
+    "loss/dynamics",
+    "loss/representation",
+    "loss/actor",
+    "loss/critic",
+)
 
 
 class Seen(NamedTuple):
@@ -88,51 +68,6 @@ class ActCarry(NamedTuple):
 
     state: LatentState
     action: jax.Array
-
-
-LOSSES = (
-    "loss/image",
-    "loss/reward",
-    "loss/continue",
-    "loss/dynamics",
-    "loss/representation",
-    "loss/actor",
-    "loss/critic",
-)
-
-
-def make_parts(config: DLCConfig, spec: Spec) -> Parts:
-    """Build the modules.
-
-    Raises:
-      ValueError: sizes that do not fit together, naming the setting.
-    """
-    height, width, channels = spec.image
-    if height % config.fold or width % config.fold:
-        raise ValueError(f"agent.fold={config.fold} must divide the image, {height}x{width}")
-    folded = (height // config.fold, width // config.fold, channels * config.fold**2)
-    if config.decoder[-1][0] != folded[-1]:
-        raise ValueError(
-            f"agent.decoder must end with {folded[-1]} features (3 x fold^2), "
-            f"not {config.decoder[-1][0]}"
-        )
-    head = MLP(config.head_layers, config.head, 1)
-    return Parts(
-        encoder=Encoder(config.encoder, config.embed),
-        rssm=RSSM(
-            config.deter,
-            config.stoch,
-            config.hidden,
-            config.posterior_layers,
-            config.prior_layers,
-            config.min_std,
-        ),
-        decoder=Decoder(config.decoder_base, config.decoder, folded),
-        reward=head,
-        cont=head,
-        actor=MLP(config.actor_layers, config.head, 2 * spec.action),
-        critic=MLP(config.head_layers, config.head, 1, out_scale=0.0),
-    )
 
 
 def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
@@ -187,41 +122,6 @@ def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
 
     axes = DLCState(0, 0, 0, 0, 0, 0, 0, None)
     return Agent(init, carry, act, update, report, axes, LOSSES)
-
-
-def make_optimisers(config: DLCConfig) -> Optimisers:
-    """Adam with a clipped global norm for each of the three."""
-    eps, clip = config.actor_critic_eps, config.actor_critic_clip
-    return Optimisers(
-        model=clipped_adam(config.model_lr, config.model_eps, config.model_clip),
-        actor=clipped_adam(config.actor_lr, eps, clip),
-        critic=clipped_adam(config.critic_lr, eps, clip),
-    )
-
-
-def init_state(parts, spec, config, key, optimisers: Optimisers) -> DLCState:
-    """Parameters of every part from its own key; the target is a copy of the critic."""
-    image = jnp.zeros((1, *spec.image), jnp.uint8)
-    features = jnp.zeros((1, config.deter + config.stoch))
-    inputs = {
-        "encoder": (to_unit(fold(image, config.fold)),),
-        "rssm": (jnp.zeros((1, config.embed)), jnp.zeros((1, spec.action))),
-    }
-    params = {
-        name: part.init(named_key(key, name), *inputs.get(name, (features,)))
-        for name, part in parts._asdict().items()
-    }
-    actor, critic = params.pop("actor"), params.pop("critic")
-    return DLCState(
-        model=params,
-        actor=actor,
-        critic=critic,
-        target=jax.tree.map(jnp.copy, critic),
-        model_opt=optimisers.model.init(params),
-        actor_opt=optimisers.actor.init(actor),
-        critic_opt=optimisers.critic.init(critic),
-        step=jnp.zeros((), jnp.int32),
-    )
 
 
 def learn_model(parts, config, optimisers: Optimisers, state: DLCState, batch, key):

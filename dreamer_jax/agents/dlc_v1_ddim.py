@@ -17,8 +17,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from dreamer_jax.agents import dlc_v1, pictures
-from dreamer_jax.agents.dlc_v1 import DLCState, Dream, choose_starts
+from dreamer_jax.agents.dlc_v1 import Dream, choose_starts
 from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
+from dreamer_jax.agents.dlc_v1_parts import DLCState, Parts, make_optimisers, make_parts
 from dreamer_jax.alignment import LOSSES, Alignment, AlignmentState, make_alignment
 from dreamer_jax.nn.conv import fold, to_unit
 from dreamer_jax.ops.keys import named_key
@@ -43,7 +44,7 @@ class GeneratedArmState:
 def make_dlc_v1_ddim(config: DLCConfig, generated: GeneratedConfig, spec: Spec) -> Agent:
     """The DDIM arm as pure functions."""
     base = dlc_v1.make_dlc_v1(config, spec)
-    parts, optimisers = dlc_v1.make_parts(config, spec), dlc_v1.make_optimisers(config)
+    parts, optimisers = make_parts(config, spec), make_optimisers(config)
     alignment = make_alignment(
         config.embed,
         generated.align_hidden,
@@ -138,7 +139,7 @@ class Scenes:
     """From generated images to latent states."""
 
     def __init__(
-        self, parts: dlc_v1.Parts, config: DLCConfig, generated: GeneratedConfig, align: Alignment
+        self, parts: Parts, config: DLCConfig, generated: GeneratedConfig, align: Alignment
     ) -> None:
         self.parts, self.config, self.generated, self.alignment = parts, config, generated, align
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from tiny import AGENT, BATCH, CONFIG, LENGTH, SPEC, paint, play, update
 
-from dreamer_jax.agents.dlc_v1 import make_dlc_v1, make_parts
+from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.agents.dlc_v1_config import DLCConfig
+from dreamer_jax.agents.dlc_v1_parts import make_parts
 from dreamer_jax.agents.pictures import CONTEXT
 from dreamer_jax.nn.conv import fold
 from dreamer_jax.ops.optimisers import ema

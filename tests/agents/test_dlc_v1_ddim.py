@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from tiny import AGENT, CONFIG, SPEC, paint, play
 
-from dreamer_jax.agents import dlc_v1, dlc_v1_ddim
+from dreamer_jax.agents import dlc_v1_ddim
 from dreamer_jax.agents.dlc_v1_config import GeneratedConfig
 from dreamer_jax.agents.dlc_v1_ddim import make_dlc_v1_ddim
+from dreamer_jax.agents.dlc_v1_parts import make_parts
 from dreamer_jax.nn.conv import fold, to_unit
 from dreamer_jax.training.learner import make_learner
 
@@ -138,7 +139,7 @@ def test_refresh_renews_the_oldest_images(fresh):
 
 def test_a_start_has_no_memory_and_the_posterior_of_its_image(fresh):
     """h = 0, z ~ posterior(0, Align(Enc(x))), put together by hand."""
-    parts = dlc_v1.make_parts(CONFIG, SPEC)
+    parts = make_parts(CONFIG, SPEC)
     alignment = dlc_v1_ddim.make_alignment(CONFIG.embed, 8, (8,), 1e-2, 1e-3, 1e-5, 100.0)
     scenes = dlc_v1_ddim.Scenes(parts, CONFIG, GENERATED, alignment)
     moved = jax.tree.map(lambda x: x + 0.1, fresh.alignment.align)
