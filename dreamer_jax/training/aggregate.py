@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +13,57 @@ from dreamer_jax.training.comparison import SeedRun, compare_groups
 from dreamer_jax.training.comparison_figure import comparison_figure
 from dreamer_jax.training.figures import read_episode_curve
 from dreamer_jax.training.logging import METRICS_NAME, RunLogger
+from dreamer_jax.training.members import Member
 from dreamer_jax.training.statistics import bootstrap_interval, interquartile_mean
 
 WINDOW = 10  # episodes behind each learner's figure
 AGGREGATE_NAME = "aggregate"
 
 
+def aggregates(
+    folder: Path, members: Sequence[Member], folders: Sequence[Path], resume: int | None
+) -> list[Aggregate]:
+    """One for each swept setting; `folders` are those of the members."""
+    settings = dict.fromkeys(member.setting for member in members)
+    return [
+        Aggregate(
+            folder / setting / AGGREGATE_NAME,
+            setting,
+            {i: f for i, f in enumerate(folders) if members[i].setting == setting},
+            [member.seed for member in members if member.setting == setting],
+            resume,
+        )
+        for setting in settings
+    ]
+
+
 class Aggregate:
-    """Logs into <run>/aggregate. Steps are the mean of the learners' environment frames."""
+    """Logs the learners of one setting into `folder`; `members` are their numbers and folders.
+
+    Steps are the mean of the learners' environment frames.
+    """
 
     def __init__(
-        self, folder: Path, folders: Sequence[Path], seeds: Sequence[int], resume: int | None
+        self,
+        folder: Path,
+        setting: str,
+        members: Mapping[int, Path],
+        seeds: Sequence[int],
+        resume: int | None,
     ) -> None:
-        self.folder, self.folders, self.seeds = folder, folders, seeds
-        self.logger = RunLogger(folder / AGGREGATE_NAME, resume)
-        self.recent = [deque(_last_returns(path), maxlen=WINDOW) for path in folders]
+        self.setting, self.members, self.seeds = setting, members, seeds
+        self.logger = RunLogger(folder, resume)
+        self.recent = {i: deque(_last_returns(path), maxlen=WINDOW) for i, path in members.items()}
 
     def episode(self, learner: int, reward: float) -> None:
-        """A finished episode of a learner."""
-        self.recent[learner].append(reward)
+        """A finished episode of a learner, of this setting or another."""
+        if learner in self.recent:
+            self.recent[learner].append(reward)
 
     def cycle(self, frames: np.ndarray, healthy: np.ndarray) -> None:
         """Figures over the healthy learners that have finished an episode; frames, healthy [S]."""
-        means = [np.mean(r) for r, ok in zip(self.recent, healthy, strict=True) if r and ok]
-        figures = {"learners/healthy": float(np.sum(healthy))}
+        means = [np.mean(r) for i, r in self.recent.items() if r and healthy[i]]
+        figures = {"learners/healthy": float(np.sum(healthy[list(self.members)]))}
         if means:
             figures |= {
                 "episode/return_iqm": interquartile_mean(means),
@@ -47,27 +74,36 @@ class Aggregate:
         if len(means) > 1:
             low, high = bootstrap_interval(means, interquartile_mean, resamples=2000)
             figures |= {"episode/return_iqm_low": low, "episode/return_iqm_high": high}
-        self.logger.scalars(int(frames.mean()), figures)
+        self.logger.scalars(self._step(frames), figures)
 
     def evaluation(self, frames: np.ndarray, returns: np.ndarray) -> None:
         """Held-out returns [S, n]."""
-        means = returns.mean(axis=1)
+        means = returns[list(self.members)].mean(axis=1)
         low, high = bootstrap_interval(means, interquartile_mean, resamples=2000)
         figures = {"eval/return_iqm": interquartile_mean(means)}
         figures |= {"eval/return_iqm_low": low, "eval/return_iqm_high": high}
-        self.logger.scalars(int(frames.mean()), figures)
+        self.logger.scalars(self._step(frames), figures)
 
-    def finish(self, name: str, threshold: float = 500.0) -> None:
-        """<run>/return.png: one line per seed, interquartile mean and band."""
-        runs = []
-        for seed, path in zip(self.seeds, self.folders, strict=True):
-            frames, returns = read_episode_curve(path / METRICS_NAME)
-            if len(frames):
-                runs.append(SeedRun(seed, frames, returns, source=str(path)))
-        try:
-            comparison_figure(self.folder / "return.png", compare_groups({name: runs}, threshold))
-        except (UserError, ValueError) as error:
-            print(f"no figure over all seeds: {error}")
+    def _step(self, frames: np.ndarray) -> int:
+        return int(frames[list(self.members)].mean())
+
+    def runs(self) -> list[SeedRun]:
+        """The curves of its learners, as far as they have any."""
+        curves = [read_episode_curve(path / METRICS_NAME) for path in self.members.values()]
+        return [
+            SeedRun(seed, *curve, source=str(path))
+            for seed, curve, path in zip(self.seeds, curves, self.members.values(), strict=True)
+            if len(curve[0])
+        ]
+
+
+def draw_all(folder: Path, parts: Sequence[Aggregate], name: str, threshold: float = 500.0) -> None:
+    """<run>/return.png: a line per seed, interquartile mean and band of each setting."""
+    groups = {part.setting or name: part.runs() for part in parts}
+    try:
+        comparison_figure(folder / "return.png", compare_groups(groups, threshold))
+    except (UserError, ValueError) as error:
+        print(f"no figure over all learners: {error}")
 
 
 def _last_returns(folder: Path) -> np.ndarray:

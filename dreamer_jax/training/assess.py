@@ -52,13 +52,14 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, float | int]:
         )
     with RunFolder.open(path, exclusive=False) as folder:
         config = check(from_dict(folder.load_config()))
-        played, cycle, seeds = play(folder.path, config, options)
+        played, cycle = play(folder.path, config, options)
         results = {}
-        for s, seed in enumerate(seeds):
+        for s, member in enumerate(config.members):
             summary = summarise(played.returns[s], played.laps[s])
             summary |= {"cycle": cycle, "first_track": options.first_track}
-            results[str(seed)] = summary | {"returns": played.returns[s].tolist()}
-            print(table(seed, summary))
+            name = f"{member.setting} {member.seed}".strip()
+            results[name] = summary | {"returns": played.returns[s].tolist()}
+            print(table(member.label, summary))
         write_atomic(folder.path / "evaluation.json", json.dumps(results, indent=1))
         video = folder.path / "videos" / "evaluation.mp4"
         mp4(video, played.video, 50 / config.env.action_repeat)
@@ -90,8 +91,8 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
     return Loaded(agent, spec, restored.arrays["agent"], restored.step, host["seeds"])
 
 
-def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, int, list[int]]:
-    """The episodes, the checkpoint's cycle and the seeds of the learners."""
+def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, int]:
+    """The episodes and the checkpoint's cycle."""
     loaded = load_agent(path, config, options)
     agent, seeds = loaded.agent, loaded.seeds
     learner = make_learner(agent, loaded.spec, config.envs, 1, config.batch, config.length)
@@ -99,13 +100,13 @@ def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played
     played = evaluate(
         learner, agent.carry, loaded.state, config.env, keys, options.episodes, options.first_track
     )
-    return played, loaded.step, seeds
+    return played, loaded.step
 
 
-def table(seed: int, s: dict[str, float | int]) -> str:
+def table(label: str, s: dict[str, float | int]) -> str:
     """The summary as a user reads it."""
     return (
-        f"seed {seed}, {s['episodes']} held-out tracks, deterministic actions\n"
+        f"{label}, {s['episodes']} held-out tracks, deterministic actions\n"
         f"  mean {s['mean']:.1f}  std {s['std']:.1f}  min {s['min']:.1f}  max {s['max']:.1f}\n"
         f"  95% interval of the mean {s['mean_low']:.1f} .. {s['mean_high']:.1f}\n"
         f"  interquartile mean {s['iqm']:.1f}, 95% interval {s['iqm_low']:.1f} .. "

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import tyro
@@ -16,11 +16,11 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.assess import EvaluateConfig, assess_run
 from dreamer_jax.training.compilation import enable_cache
-from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
+from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.loop import Run, Scenes
 from dreamer_jax.training.presets import PRESETS, choose
-from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
 from envs.vector import EnvironmentDied
 
@@ -91,12 +91,14 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
     """A new run in a new folder."""
     scenes = _scenes(config, find_scenes)
     out = None if config.out is None else Path(config.out)
-    learners = "-".join(map(str, config.learners[:: max(1, len(config.learners) - 1)]))
-    with RunFolder.create(out, f"car_racing-{name}-seed{learners}") as folder:
+    seeds = sorted({member.seed for member in config.members})
+    seeds = "-".join(map(str, seeds[:: max(1, len(seeds) - 1)]))
+    with RunFolder.create(out, f"car_racing-{name}-seed{seeds}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
-        with Run(partial(make_agent, config), config, config.learners, folder, scenes) as run:
+        with Run(make_agent, config, folder, scenes) as run:
             folder.save_config(to_dict(config))  # only now: a refused run leaves its folder free
-            display = Display(folder.path, run.seeds, config.cycles)
+            save_settings(folder.path, config)
+            display = Display(folder.path, run.members, config.cycles)
             try:
                 _announce(folder.path)
                 print(run.plan)
@@ -105,16 +107,25 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
                 display.close()
 
 
+def save_settings(path: Path, config: RunConfig) -> None:
+    """config.json for each swept setting, so that its folder can be compared as a run."""
+    for member in config.members if config.sweep else ():
+        inner = path / member.setting
+        inner.mkdir(exist_ok=True)
+        own = to_dict(with_values(config, member.values))
+        write_atomic(inner / CONFIG_NAME, json.dumps(own, indent=2) + "\n")
+
+
 def resume(path: Path, find_scenes: FindScenes) -> int:
     """Continue the run in `path` with the settings it holds."""
     with RunFolder.open(path) as folder:
         config = check(from_dict(folder.load_config()))
         scenes = _scenes(config, find_scenes)
-        with Run(partial(make_agent, config), config, config.learners, folder, scenes) as run:
+        with Run(make_agent, config, folder, scenes) as run:
             fresh = not run.checkpoints.steps()
             warnings = [] if fresh else run.load()
             frames = [-1] if fresh else run.collector.frames
-            display = Display(folder.path, run.seeds, config.cycles, run.cycle, frames)
+            display = Display(folder.path, run.members, config.cycles, run.cycle, frames)
             try:
                 _announce(folder.path)
                 for warning in warnings:

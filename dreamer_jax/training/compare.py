@@ -23,8 +23,8 @@ from dreamer_jax.training.comparison_data import (
 from dreamer_jax.training.comparison_figure import comparison_figure
 from dreamer_jax.training.comparison_jobs import Job, Plan, keep_plan, run_all
 from dreamer_jax.training.comparison_report import markdown, write_table
+from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.run_folder import write_atomic
-from dreamer_jax.training.seeds import parse_seeds
 from dreamer_jax.training.signals import StopRequest
 from envs.make import HELD_OUT
 

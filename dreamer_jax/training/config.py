@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.seeds import parse_seeds
+from dreamer_jax.training.members import Member, members, parse_seeds
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,9 @@ class RunConfig:
     """Seed of parameters, tracks, exploration and sampling."""
     seeds: str | None = None
     """Several learners in one program, each as --seed K alone: 0:8 for 0 to 7, or 0,3,5."""
+    sweep: tuple[str, ...] = ()
+    """Values side by side in one program, each with every seed: actor_lr=1e-4,3e-4 (several names
+    may follow)."""
     arm: Literal["ddim", "baseline"] = "ddim"
     """Where imagination starts: ddim = generated scenes, baseline = replayed states."""
     ddim: str = "paper"
@@ -83,9 +87,10 @@ class RunConfig:
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
 
     @property
-    def learners(self) -> tuple[int, ...]:
-        """The seed of each learner. Raises UserError when `seeds` is written otherwise."""
-        return (self.seed,) if self.seeds is None else parse_seeds(self.seeds)
+    def members(self) -> tuple[Member, ...]:
+        """The learners. Raises UserError when `seeds` or `sweep` cannot be read."""
+        seeds = (self.seed,) if self.seeds is None else parse_seeds(self.seeds)
+        return members(seeds, self.sweep)
 
     @property
     def episode_records(self) -> int:
@@ -182,6 +187,19 @@ def check(config: RunConfig) -> RunConfig:
         _need(holds(_get(config, name)), name, config, remedy)
     for name, holds, remedy in _relations(config):
         _need(holds, name, config, remedy)
+    if config.sweep:
+        for values in {member.values for member in config.members}:
+            check(with_values(config, values))
+    return config
+
+
+def with_values(config: RunConfig, values: Iterable[tuple[str, Any]]) -> RunConfig:
+    """The settings of one swept learner: (full name, value) pairs put in, no sweep left."""
+    config = dataclasses.replace(config, sweep=())
+    for name, value in values:
+        part, field_name = name.split(".")
+        changed = dataclasses.replace(getattr(config, part), **{field_name: value})
+        config = dataclasses.replace(config, **{part: changed})
     return config
 
 
@@ -191,7 +209,7 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
     whole = config.cycle_unit == "episodes" or config.cycle_size % config.envs == 0
     return [
         ("seed", config.seed < 2**31, "use a number below 2147483648"),
-        ("seeds", max(config.learners) < 2**31, "use numbers below 2147483648"),
+        ("seeds", max(m.seed for m in config.members) < 2**31, "use numbers below 2147483648"),
         ("length", config.length >= 2, "a sequence needs 2 or more records"),
         (
             "length",
@@ -239,6 +257,7 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
         values = dict(values)
         env, agent = EnvConfig(**values.pop("env")), DLCConfig(**_tuples(values.pop("agent")))
         generated = GeneratedConfig(**_tuples(values.pop("generated")))
+        values["sweep"] = tuple(values["sweep"])
         return RunConfig(**values, env=env, agent=agent, generated=generated)
     except (KeyError, TypeError) as error:
         raise UserError(

@@ -11,10 +11,11 @@ from tqdm import tqdm
 
 from dreamer_jax.agents.pictures import CONTEXT
 from dreamer_jax.training import figures as draw
-from dreamer_jax.training.aggregate import Aggregate
+from dreamer_jax.training.aggregate import aggregates, draw_all
 from dreamer_jax.training.collect import Collected, Episode
 from dreamer_jax.training.evaluate import Played
 from dreamer_jax.training.logging import METRICS_NAME, RunLogger, mp4
+from dreamer_jax.training.members import Member
 
 DECISION_FPS = 12.5  # decisions per second of game time at action repeat 4
 
@@ -25,25 +26,21 @@ class Display:
     def __init__(
         self,
         folder: Path,
-        seeds: Sequence[int],
+        members: Sequence[Member],
         cycles: int,
         start: int = 0,
         resume_frames: Sequence[int] | None = None,
         quiet: bool = False,
     ) -> None:
-        self.folder = folder
-        many = len(seeds) > 1
-        self.folders = [folder / f"seed_{seed}" if many else folder for seed in seeds]
-        resumed = [None] * len(seeds) if resume_frames is None else resume_frames
+        self.folder, self.members, many = folder, members, len(members) > 1
+        self.folders = [folder / m.setting / f"seed_{m.seed}" if many else folder for m in members]
+        resumed = [None] * len(members) if resume_frames is None else resume_frames
         self.loggers = [
             RunLogger(path, None if r is None else int(r))
             for path, r in zip(self.folders, resumed, strict=True)
         ]
-        self.aggregate = None
-        if many:
-            mean = None if resume_frames is None else int(np.mean(resume_frames))
-            self.aggregate = Aggregate(folder, self.folders, seeds, mean)
-        self.seeds = seeds
+        mean = None if resume_frames is None else int(np.mean(resume_frames))
+        self.aggregates = aggregates(folder, members, self.folders, mean) if many else []
         self.bar = tqdm(total=cycles, initial=start, unit="cycle", disable=quiet, smoothing=0.1)
         self.counts = [
             sum(1 for _ in _curve(path)) if resume_frames is not None else 0
@@ -56,8 +53,8 @@ class Display:
         for episode in episodes:
             if healthy is not None and not healthy[episode.learner]:
                 continue
-            if self.aggregate:
-                self.aggregate.episode(episode.learner, episode.reward)
+            for aggregate in self.aggregates:
+                aggregate.episode(episode.learner, episode.reward)
             self.counts[episode.learner] += 1
             self.loggers[episode.learner].scalars(
                 episode.frames_total,
@@ -87,8 +84,8 @@ class Display:
     ) -> None:
         """Figures of one cycle: table entries are [M, S]; frames, healthy (before it) [S]."""
         self.episodes(collected.episodes, healthy)
-        if self.aggregate:
-            self.aggregate.cycle(frames, healthy)
+        for aggregate in self.aggregates:
+            aggregate.cycle(frames, healthy)
         for s, logger in enumerate(self.loggers):
             if not healthy[s]:
                 continue
@@ -153,8 +150,8 @@ class Display:
                     "eval/progress": float(played.progress[s].mean()),
                 },
             )
-        if self.aggregate:
-            self.aggregate.evaluation(frames, played.returns)
+        for aggregate in self.aggregates:
+            aggregate.evaluation(frames, played.returns)
         step = int(frames[0])
         self.loggers[0].video(step, "eval/episode", played.video[:150], DECISION_FPS)
         mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, DECISION_FPS)
@@ -170,14 +167,14 @@ class Display:
 
     def finish(self, task: str, name: str) -> None:
         """The return curve of each learner, and over several of them, as return.png."""
-        for path, logger, seed in zip(self.folders, self.loggers, self.seeds, strict=True):
+        for path, logger, member in zip(self.folders, self.loggers, self.members, strict=True):
             logger.flush()
             frames, returns = draw.read_episode_curve(path / METRICS_NAME)
             if len(frames):
-                title = f"{task}, arm {name}, seed {seed}"
+                title = f"{task}, arm {name}, {member.label}"
                 draw.return_curve(path / "return.png", frames, returns, title)
-        if self.aggregate:
-            self.aggregate.finish(name)
+        if self.aggregates:
+            draw_all(self.folder, self.aggregates, name)
 
     def flush(self) -> None:
         """Make everything so far outlive a kill."""
@@ -191,7 +188,7 @@ class Display:
             logger.close()
 
     def _all_loggers(self) -> list[RunLogger]:
-        return self.loggers + ([self.aggregate.logger] if self.aggregate else [])
+        return [*self.loggers, *(aggregate.logger for aggregate in self.aggregates)]
 
 
 def _show_generated(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> None:

@@ -33,9 +33,8 @@ def save_evidence(run: Run, figures: dict[str, np.ndarray], learner: int) -> str
     update, names = first_bad(figures, run.learner.losses, learner)
     folder = run.folder.path / "diverged"
     if run.learners > 1:
-        folder.mkdir(exist_ok=True)
-        folder /= f"seed_{run.seeds[learner]}"
-    folder.mkdir(exist_ok=True)
+        folder = folder / run.members[learner].setting / f"seed_{run.seeds[learner]}"
+    folder.mkdir(parents=True, exist_ok=True)
     number = run.updates - run.config.updates + update
     batch = run.learner.sample(run.ring, run.keys, jnp.int32(number))
     batch = jax.device_get(jax.tree.map(lambda x: x[learner], batch))
@@ -47,8 +46,8 @@ def save_evidence(run: Run, figures: dict[str, np.ndarray], learner: int) -> str
     host = {"update": number, "learner": learner, "losses": names}
     Checkpointer(folder / "state", keep=1).save(number, run.state, host)
     return (
-        f"{', '.join(names)} became nan or infinite in update {number} (seed "
-        f"{run.seeds[learner]}); the batch and the parameters before it are in {folder}. "
+        f"{', '.join(names)} became nan or infinite in update {number} ("
+        f"{run.members[learner].label}); the batch and the parameters before it are in {folder}. "
         "Try a smaller --agent.model-lr, --agent.actor-lr or --agent.critic-lr; "
         f"--resume {run.folder.path} goes on from the last checkpoint"
     )

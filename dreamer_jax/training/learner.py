@@ -5,6 +5,7 @@ Everything has a leading axis S of independent learners, also when S = 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -46,6 +47,17 @@ class Learner(NamedTuple):
     losses: tuple[str, ...]
 
 
+class Swept(NamedTuple):
+    """Settings that differ between learners.
+
+    agent: (values of one learner, scalars by name) -> Agent; the same state as the others'.
+    values: float32 [S] by name
+    """
+
+    agent: Callable[[dict[str, jax.Array]], Agent]
+    values: dict[str, jax.Array]
+
+
 def record_spec(spec: Spec) -> Transition:
     """Shape and dtype of one record."""
     scalar = partial(jax.ShapeDtypeStruct, ())
@@ -59,11 +71,25 @@ def record_spec(spec: Spec) -> Transition:
 
 
 def make_learner(
-    agent: Agent, spec: Spec, envs: int, updates: int, batch: int, length: int
+    agent: Agent,
+    spec: Spec,
+    envs: int,
+    updates: int,
+    batch: int,
+    length: int,
+    swept: Swept | None = None,
 ) -> Learner:
-    """Vmap the agent over learners and compile its entry points."""
+    """Vmap the agent over learners and compile its entry points.
+
+    With `swept`, learner s updates and reports as `swept.agent` makes it of its own values.
+    """
     axes = agent.axes
-    update = jax.vmap(agent.update, in_axes=(axes, 0, 0), out_axes=(axes, 0))
+    of, values = (lambda _: agent, {}) if swept is None else swept
+    one_update = jax.vmap(
+        lambda v, *args: of(v).update(*args), in_axes=(0, axes, 0, 0), out_axes=(axes, 0)
+    )
+    update = partial(one_update, values)
+    one_report = jax.vmap(lambda v, *args: of(v).report(*args), in_axes=(0, axes, 0, 0))
     names = figure_names(agent, spec, batch, length)
     losses = jnp.array([names.index(name) for name in agent.losses])
 
@@ -107,7 +133,7 @@ def make_learner(
         add=jax.jit(jax.vmap(replay.add), donate_argnums=0),
         update=jax.jit(update_many, donate_argnums=0),
         sample=jax.jit(sample),
-        report=jax.jit(jax.vmap(agent.report, in_axes=(axes, 0, 0))),
+        report=jax.jit(partial(one_report, values)),
         refresh=jax.jit(refresh, donate_argnums=0) if agent.refresh else None,
         names=names,
         losses=agent.losses,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,11 +20,11 @@ from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training import memory
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.collect import Collected, Collector
-from dreamer_jax.training.config import RunConfig
+from dreamer_jax.training.config import RunConfig, with_values
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.divergence import Diverged, save_evidence
 from dreamer_jax.training.evaluate import evaluate, make_env
-from dreamer_jax.training.learner import Learner, empty_replay, make_learner, record_spec
+from dreamer_jax.training.learner import Learner, Swept, empty_replay, make_learner, record_spec
 from dreamer_jax.training.run_folder import RunFolder
 from dreamer_jax.training.signals import StopRequest
 from dreamer_jax.types import Agent, Spec
@@ -47,30 +46,30 @@ FIRST_EVAL_SEED = 5_000  # the tracks watched during training; evaluate.py start
 
 
 class Run:
-    """S learners (S = len(seeds)) on one device, from their environments to their logs.
+    """S learners, the config's `members`, on one device, from environments to logs.
 
-    `make_agent(spec)` builds the algorithm; `starts` are the generated scenes of agents that use
-    them (see `Agent.refresh`). Use as a context manager; `train()` runs to the end.
+    `make_agent(config, spec)` builds the algorithm; `starts` are the generated scenes of agents
+    that use them (see `Agent.refresh`). Use as a context manager; `train()` runs to the end.
     """
 
     def __init__(
         self,
         make_agent: Any,
         config: RunConfig,
-        seeds: Sequence[int],
         folder: RunFolder,
         starts: Scenes | None = None,
     ) -> None:
         self.scenes = starts
-        self.config, self.seeds, self.folder = config, tuple(seeds), folder
-        self.learners = len(self.seeds)
+        self.config, self.members, self.folder = config, config.members, folder
+        self.seeds = tuple(member.seed for member in self.members)
+        self.learners = len(self.members)
         self.capacity = config.replay // config.envs
         bases = [EpisodeSeeds(1024 * seed + n) for seed in self.seeds for n in range(config.envs)]
         try:
             self.env = VectorEnv(make_env(config.env), bases)
             image, action = self.env.observation_space.shape, self.env.action_space.shape
             self.spec = Spec(image, action[0])
-            self.agent: Agent = make_agent(self.spec)
+            self.agent: Agent = make_agent(config, self.spec)
             if starts is not None and starts.image != self.spec.image:
                 raise ValueError(
                     f"--ddim={config.ddim} makes images of {starts.image}, the environment of "
@@ -79,7 +78,13 @@ class Run:
         except ValueError as error:  # what environment or networks say of their options
             raise UserError(str(error)) from error
         self.learner: Learner = make_learner(
-            self.agent, self.spec, config.envs, config.updates, config.batch, config.length
+            self.agent,
+            self.spec,
+            config.envs,
+            config.updates,
+            config.batch,
+            config.length,
+            self._swept(make_agent),
         )
         state = jax.eval_shape(self.agent.init, jax.eval_shape(lambda: jax.random.key(0)))
         self.plan = memory.plan(
@@ -100,6 +105,14 @@ class Run:
         self.refreshes = 0
         self.healthy = jnp.ones(self.learners, bool)
         self.known_healthy = np.ones(self.learners, bool)
+
+    def _swept(self, make_agent: Any) -> Swept | None:
+        if not self.config.sweep:
+            return None
+        names = [name for name, _ in self.members[0].values]
+        table = np.array([[value for _, value in m.values] for m in self.members], np.float32)
+        values = {name: jnp.asarray(table[:, i]) for i, name in enumerate(names)}
+        return Swept(lambda v: make_agent(with_values(self.config, v.items()), self.spec), values)
 
     def __enter__(self) -> Run:
         return self
@@ -272,7 +285,7 @@ class Run:
             message = save_evidence(self, figures, int(learner))
             if not healthy.any():
                 raise Diverged(message)
-            display.say(f"seed {self.seeds[learner]} stops, the others go on: {message}")
+            display.say(f"{self.members[learner].label} stops, the others go on: {message}")
         self.known_healthy = healthy
 
     def report(self, display: Display) -> None:

@@ -14,6 +14,7 @@ from dreamer_jax.training.command import assess, race
 from dreamer_jax.training.config import check
 from dreamer_jax.training.logging import read_metrics
 from dreamer_jax.training.loop import Run
+from dreamer_jax.training.members import Member, members
 from dreamer_jax.training.presets import DEBUG
 
 OPTIONS = ["--preset", "debug", "--arm", "baseline", "--cycles", "3", "--prefill", "60"]
@@ -108,6 +109,53 @@ def test_one_diverges_and_the_others_go_on(together, tmp_path, monkeypatch, caps
     assert "seed 3 stops, the others go on" in capsys.readouterr().out
 
 
+def test_a_sweep_is_several_runs_in_one_program(tmp_path):
+    """Each learner is as a run of its own with that option; the others have other curves."""
+    short = [*OPTIONS, "--eval-every", "0", "--report-every", "0", "--seed", "3"]
+    folder = tmp_path / "sweep"
+    sweep = ["--sweep", "entropy_scale=0.01,1.0", "--out", str(folder)]
+    assert race([*short, *sweep]) == 0
+    one, other = (folder / f"entropy_scale={v}" / "seed_3" for v in ("0.01", "1"))
+    alone = ["--agent.entropy-scale", "1.0", "--out", str(tmp_path / "alone")]
+    assert race([*short, *alone]) == 0
+    want, got = lines(tmp_path / "alone"), lines(other)
+    assert len(want) == len(got)
+    for a, b in zip(want, got, strict=True):
+        for name, value in a.items():
+            np.testing.assert_allclose(b[name], value, rtol=2e-3, atol=1e-4, err_msg=name)
+    losses = [next(r["loss/actor"] for r in lines(f) if "loss/actor" in r) for f in (one, other)]
+    assert abs(losses[0] - losses[1]) > 0.1
+    kept = json.loads((folder / "entropy_scale=1" / "config.json").read_text())
+    assert kept["agent"]["entropy_scale"] == 1.0 and kept["sweep"] == []
+    assert (folder / "return.png").exists()
+    assert (folder / "entropy_scale=1" / "aggregate" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("entry", "word"),
+    [
+        ("deter=10,20", "cannot be swept"),
+        ("actor_lr", "different numbers"),
+        ("actor_lr=a,b", "different numbers"),
+        ("actor_lr=1e-4,1e-4", "different numbers"),
+        ("actor_lr=-1,1", "--agent.actor-lr=-1.0 cannot be"),
+        ("gamma=0.9,1.5", "--agent.gamma=1.5 cannot be"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused(entry, word, tmp_path, capsys):
+    assert race([*OPTIONS, "--sweep", entry, "--out", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert word in error and error.count("\n") == 1 and not (tmp_path / "x").exists()
+
+
+def test_a_sweep_is_every_combination():
+    got = members((0, 1), ("actor_lr=1e-4,3e-4", "generated_fraction=0,1"))
+    assert len(got) == 8 and len(set(got)) == 8
+    assert got[0] == Member(0, (("agent.actor_lr", 1e-4), ("generated.fraction", 0.0)))
+    assert got[1].seed == 1 and got[1].setting == got[0].setting == "actor_lr=0.0001,fraction=0"
+    assert members((7,), ()) == (Member(7),) and Member(7).label == "seed 7"
+
+
 @pytest.mark.parametrize("text", ["", "3:3", "1,1", "a", "0:2,5", str(2**31)])
 def test_seeds_that_cannot_be_are_refused(text, tmp_path, capsys):
     assert race([*OPTIONS, "--seeds", text, "--out", str(tmp_path / "x")]) == 2
@@ -115,8 +163,9 @@ def test_seeds_that_cannot_be_are_refused(text, tmp_path, capsys):
 
 
 def test_seeds_take_the_place_of_seed():
-    assert check(DEBUG).learners == (0,)
-    assert check(dataclasses.replace(DEBUG, seeds="2:5")).learners == (2, 3, 4)
+    assert [m.seed for m in check(DEBUG).members] == [0]
+    config = check(dataclasses.replace(DEBUG, seeds="2:5"))
+    assert [m.seed for m in config.members] == [2, 3, 4]
 
 
 def test_memory_is_planned(monkeypatch):

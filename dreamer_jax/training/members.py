@@ -1,0 +1,92 @@
+"""The learners of one program: how a user writes several seeds and swept settings."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dreamer_jax.errors import UserError
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """`0:3` -> 0, 1, 2; `0,2,5` -> 0, 2, 5.
+
+    Raises:
+      UserError: another form, no seed, or one seed twice.
+    """
+    if span := re.fullmatch(r"(\d+):(\d+)", text):
+        seeds = tuple(range(int(span[1]), int(span[2])))
+    elif re.fullmatch(r"\d+(,\d+)*", text):
+        seeds = tuple(map(int, text.split(",")))
+    else:
+        seeds = ()
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(
+            f"--seeds={text} cannot be: write 0:3 for the seeds 0, 1 and 2, or a list of "
+            "different seeds as 0,2,5"
+        )
+    return seeds
+
+
+# Numbers that enter the arithmetic as arrays; sizes and schedules need a program of their own.
+SWEEPABLE = (
+    *("agent.model_lr", "agent.actor_lr", "agent.critic_lr", "agent.entropy_scale"),
+    *("agent.kl_scale", "agent.free_nats", "agent.gamma", "agent.lambda_", "agent.target_rate"),
+    *("generated.fraction", "generated.reject_above", "generated.from_update"),
+    *("generated.align_lr", "generated.discriminator_lr"),
+)
+
+
+class Member(NamedTuple):
+    """One learner: its seed, and the settings in which it differs from others."""
+
+    seed: int
+    values: tuple[tuple[str, float], ...] = ()  # (full name, value)
+
+    @property
+    def setting(self) -> str:
+        """`actor_lr=0.0001,gamma=0.9`; empty without a sweep. Names a folder."""
+        return ",".join(f"{name.split('.')[1]}={value:g}" for name, value in self.values)
+
+    @property
+    def label(self) -> str:
+        """As a user reads it."""
+        return f"{self.setting} seed {self.seed}".strip()
+
+
+def members(seeds: Sequence[int], sweep: Sequence[str]) -> tuple[Member, ...]:
+    """Every combination of the swept values with every seed.
+
+    `sweep` entries are `name=value,value,...`; a name is a field of SWEEPABLE, whole or its last
+    part (`generated_fraction` for `generated.fraction`, too).
+
+    Raises:
+      UserError: an unknown name, one that cannot be swept, or values that are no numbers.
+    """
+    axes = [_axis(entry) for entry in sweep]
+    names = [name for name, _ in axes]
+    if len(set(names)) < len(names):
+        raise UserError(f"--sweep names {names[0]} twice; give all its values at once")
+    grid = itertools.product(*([(name, value) for value in values] for name, values in axes))
+    return tuple(Member(seed, values) for values in grid for seed in seeds)
+
+
+def _axis(entry: str) -> tuple[str, tuple[float, ...]]:
+    given, _, text = entry.partition("=")
+    wanted = given.strip().replace("-", "_")
+    full = [n for n in SWEEPABLE if wanted in (n, n.split(".")[1], n.replace(".", "_"))]
+    if not full:
+        known = ", ".join(name.split(".")[1] for name in SWEEPABLE)
+        raise UserError(
+            f"--sweep {entry}: {given} cannot be swept inside one program (sizes and schedules "
+            f"need one each: start car_racing.py for every value); what can be: {known}"
+        )
+    try:
+        values = tuple(float(value) for value in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or len(set(values)) < len(values):
+        raise UserError(f"--sweep {entry}: write different numbers, as actor_lr=1e-4,3e-4")
+    return full[0], values
