@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ddim_jax.training import command, pretrain, scenes
+from ddim_jax.training.frames import load_frames
 from ddim_jax.training.pretrain import DEBUG, PRESETS
 from ddim_jax.weights_file import SHIPPED, load_weights
 from dreamer_jax.errors import UserError
@@ -95,6 +96,12 @@ def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path):
     (folder / "config.json").write_text(json.dumps(config | {"cycles": 3}))
     assert race(["--resume", str(folder)], scenes.find_scenes) == 0
     assert len([line for line in figures(folder) if "loss/alignment" in line]) == 3
+    # and its agent can collect the frames of the next diffusion model
+    again = ["--agent", str(folder), "--steps", "3", "--report-every", "0"]
+    assert command.pretrain([*SHORT, *again, "--out", str(tmp_path / "again")]) == 0
+    train, test = load_frames(tmp_path / "again" / "frames.npz")
+    assert train.shape == (8, 96, 96, 3) and test.shape == (5, 96, 96, 3)
+    assert len({image.tobytes() for image in train}) == 8
 
 
 def test_other_weights_are_not_taken_on_resume(whole, tmp_path, capsys):
