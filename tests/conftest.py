@@ -5,6 +5,8 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent / "envs"))  # the counting environment, likewise
 
 # The tests compile much and compute little. Run with XLA_FLAGS= (empty) for the usual programs.
@@ -13,5 +15,36 @@ FLAGS = ["--xla_backend_optimization_level=0"]
 FLAGS += ["--xla_cpu_multi_thread_eigen=false"]
 if version("jaxlib").startswith("0.10."):  # another version may not know it, and stop
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))  # before jax is imported
 os.environ.setdefault("DREAMER_JAX_NO_CACHE", "1")  # tests leave no files in the user's folders
+
+CACHE = {
+    "jax_compilation_cache_dir": None,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+@pytest.fixture(scope="session")
+def compiled_folder(tmp_path_factory):
+    """Where whole runs find what an earlier one compiled."""
+    return tmp_path_factory.mktemp("compiled")
+
+
+@pytest.fixture(scope="module")
+def compiled_once(compiled_folder):
+    """All runs of a file, other processes included, share their compiled programs."""
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    settings = CACHE | {"jax_compilation_cache_dir": str(compiled_folder)}
+    before = {name: getattr(jax.config, name) for name in settings}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name.upper(), str(value))
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
+        yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()

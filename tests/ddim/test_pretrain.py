@@ -18,6 +18,7 @@ from dreamer_jax.training.command import race
 from dreamer_jax.training.logging import read_metrics
 from dreamer_jax.training.presets import DEBUG as RACE
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 SHORT = ["--preset", "debug", "--frames", "8", "--test-frames", "5", "--samples", "5"]
 
 

@@ -17,6 +17,7 @@ from dreamer_jax.training.loop import Run
 from dreamer_jax.training.members import Member, members
 from dreamer_jax.training.presets import DEBUG
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 OPTIONS = ["--preset", "debug", "--arm", "baseline", "--cycles", "3", "--prefill", "60"]
 OPTIONS += ["--eval-every", "3", "--report-every", "3", "--env.time-limit", "80"]
 
