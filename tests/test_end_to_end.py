@@ -285,7 +285,8 @@ def test_a_second_interrupt_leaves_at_once(tmp_path, capsys):
 def test_a_run_without_a_checkpoint_starts_anew(tmp_path, capsys):
     started = []
     with RunFolder.create(tmp_path / "run", "x") as folder:
-        folder.save_config(to_dict(dataclasses.replace(DEBUG, out=str(folder.path))))
+        config = dataclasses.replace(DEBUG, arm="baseline", out=str(folder.path))
+        folder.save_config(to_dict(config))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "train", lambda run, display, stop: started.append(run.ring.size.sum()))
         assert race(["--resume", str(tmp_path / "run")]) == 0

@@ -89,12 +89,12 @@ def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
 
 def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
     """A new run in a new folder."""
-    scenes = _scenes(config, find_scenes)
     out = None if config.out is None else Path(config.out)
     seeds = sorted({member.seed for member in config.members})
     seeds = "-".join(map(str, seeds[:: max(1, len(seeds) - 1)]))
     with RunFolder.create(out, f"car_racing-{name}-seed{seeds}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
+        scenes = _scenes(config, find_scenes)
         with Run(make_agent, config, folder, scenes) as run:
             folder.save_config(to_dict(config))  # only now: a refused run leaves its folder free
             save_settings(folder.path, config)
