@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.process import q_sample, signal_and_noise
+from ddim_jax.process import predict_noise, q_sample
 from ddim_jax.schedules import Schedule
 
 Predict = Callable[[jax.Array, jax.Array], jax.Array]  # (x_t [B, H, W, C], t int [B]) -> noise
@@ -17,8 +17,7 @@ def from_image(net: Predict, schedule: Schedule) -> Predict:
     """The noise that a network means whose output is the image behind x_t."""
 
     def predict(x: jax.Array, t: jax.Array) -> jax.Array:
-        signal, amount = signal_and_noise(schedule, t, x.ndim)
-        return (x - signal * net(x, t)) / amount
+        return predict_noise(schedule, x, t, net(x, t))
 
     return predict
 

@@ -1,4 +1,4 @@
-"""The forward process and its inverse given the noise. Images are float32 in [-1, 1]."""
+"""The forward process and its inverses. Images are float32 in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -34,3 +34,9 @@ def predict_x0(schedule: Schedule, x: jax.Array, t: jax.Array, noise: jax.Array)
     """The image behind x_t [B, ...] if `noise` is what was added (inverse of `q_sample`)."""
     signal, amount = signal_and_noise(schedule, t, x.ndim)
     return (x - amount * noise) / signal
+
+
+def predict_noise(schedule: Schedule, x: jax.Array, t: jax.Array, image: jax.Array) -> jax.Array:
+    """The noise in x_t [B, ...] if `image` is behind it (inverse of `predict_x0`)."""
+    signal, amount = signal_and_noise(schedule, t, x.ndim)
+    return (x - signal * image) / amount

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddim_jax.losses import Predict
+from ddim_jax.process import predict_noise, predict_x0
 from ddim_jax.schedules import Schedule
 
 
@@ -52,11 +53,12 @@ def ddim_sample(
 
     def step(x, inputs):
         t, level, after, key = inputs
-        noise = predict(x, jnp.broadcast_to(t, x.shape[:1]))
-        image = (x - jnp.sqrt(1.0 - level) * noise) / jnp.sqrt(level)
+        t = jnp.broadcast_to(t, x.shape[:1])
+        noise = predict(x, t)
+        image = predict_x0(schedule, x, t, noise)
         if clip:
             image = jnp.clip(image, -1.0, 1.0)
-            noise = (x - jnp.sqrt(level) * image) / jnp.sqrt(1.0 - level)
+            noise = predict_noise(schedule, x, t, image)
         sigma = eta * jnp.sqrt((1.0 - after) / (1.0 - level) * (1.0 - level / after))
         x = jnp.sqrt(after) * image + jnp.sqrt(1.0 - after - jnp.square(sigma)) * noise
         if eta:

@@ -80,7 +80,8 @@ class Attention(nn.Module):
 
 
 class UNet(nn.Module):
-    """(x_t float32 [B, H, W, C], t int [B]) -> the noise in it [B, H, W, C]."""
+    """(x_t float32 [B, H, W, C], t int [B]) -> the noise in it [B, H, W, C], or what else it is
+    trained to give (`DDIMConfig.output`)."""
 
     config: UNetConfig
 

@@ -28,9 +28,10 @@ import tyro
 
 from dreamer_jax import replay as ring
 from dreamer_jax.errors import UserError
+from dreamer_jax.training.learner import record_spec
 from dreamer_jax.training.memory import free_bytes
 from dreamer_jax.training.presets import LAPTOP, PAPER
-from dreamer_jax.types import Transition
+from dreamer_jax.types import Spec, Transition
 
 MIB = 2**20
 SHARE = 0.6  # of the free memory that a benchmark may fill
@@ -125,13 +126,7 @@ class Size:
 
     def record(self) -> Transition:
         """One record as the agents store it."""
-        return Transition(
-            image=jax.ShapeDtypeStruct((self.image, self.image, 3), jnp.uint8),
-            prev_action=jax.ShapeDtypeStruct((2,), jnp.float32),
-            reward=jax.ShapeDtypeStruct((), jnp.float32),
-            is_first=jax.ShapeDtypeStruct((), jnp.bool_),
-            is_terminal=jax.ShapeDtypeStruct((), jnp.bool_),
-        )
+        return record_spec(Spec((self.image, self.image, 3), action=2))
 
     def records(self, *lead: int) -> Transition:
         """Random ones, leaves [S, *lead, ...]."""

@@ -18,12 +18,6 @@ if version("jaxlib").startswith("0.10."):  # another version may not know it, an
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))  # before jax is imported
 os.environ.setdefault("DREAMER_JAX_NO_CACHE", "1")  # tests leave no files in the user's folders
 
-CACHE = {
-    "jax_compilation_cache_dir": None,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": -1,
-}
-
 
 @pytest.fixture(scope="session")
 def compiled_folder(tmp_path_factory):
@@ -37,7 +31,11 @@ def compiled_once(compiled_folder):
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    settings = CACHE | {"jax_compilation_cache_dir": str(compiled_folder)}
+    settings = {
+        "jax_compilation_cache_dir": str(compiled_folder),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
     before = {name: getattr(jax.config, name) for name in settings}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():

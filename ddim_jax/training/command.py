@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from ddim_jax.training.pretrain import (
     feature_net,
 )
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.command import guarded
+from dreamer_jax.training.command import announce, guarded
 from dreamer_jax.training.run_folder import RunFolder
 
 
@@ -61,7 +60,7 @@ def begin(config: PretrainConfig, name: str) -> int:
     with RunFolder.create(out, f"ddim-{name}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
         folder.save_config(to_dict(config))
-        _announce(folder.path)
+        announce(folder.path)
         return Pretraining(config, folder, net).run(policy)
 
 
@@ -69,7 +68,7 @@ def resume(path: Path) -> int:
     """Continue in `path` with the settings it holds."""
     with RunFolder.open(path) as folder:
         config = check(from_dict(folder.load_config()))
-        _announce(folder.path)
+        announce(folder.path)
         net = feature_net(config.inception)
         return Pretraining(config, folder, net).run(_policy(config))
 
@@ -93,8 +92,3 @@ def from_dict(values: dict[str, Any]) -> PretrainConfig:
 
 def _policy(config: PretrainConfig) -> AgentPolicy | None:
     return AgentPolicy(Path(config.agent), config.seed) if config.agent else None
-
-
-def _announce(path: Path) -> None:
-    print(f"run folder: {path}")
-    print(f"watch it:   tensorboard --logdir {shlex.quote(str(path))}")

@@ -28,6 +28,7 @@ from ddim_jax.training.frames import TrackPolicy, collect, load_frames, save_fra
 from ddim_jax.weights_file import save_weights
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.figures import grid
 from dreamer_jax.training.logging import RunLogger
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
@@ -257,13 +258,10 @@ def samples(ema: Any, config: PretrainConfig, number: int, block: int = 64) -> n
 
 
 def mosaic(images: np.ndarray, columns: int = 8) -> np.ndarray:
-    """uint8 [n, H, W, 3] -> one picture of n // columns rows."""
+    """uint8 [n, H, W, 3] -> one picture of n // columns rows (one row of fewer)."""
+    columns = min(columns, len(images))
     rows = len(images) // columns
-    if rows == 0:
-        return np.concatenate(images, axis=1)
-    grid = images[: rows * columns].reshape(rows, columns, *images.shape[1:])
-    height, width = images.shape[1:3]
-    return grid.transpose(0, 2, 1, 3, 4).reshape(rows * height, columns * width, -1)
+    return grid(images[: rows * columns].reshape(rows, columns, *images.shape[1:]))
 
 
 def _small(images: np.ndarray) -> np.ndarray:

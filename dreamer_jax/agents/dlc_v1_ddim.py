@@ -54,7 +54,7 @@ def make_dlc_v1_ddim(config: DLCConfig, generated: GeneratedConfig, spec: Spec) 
         config.actor_critic_eps,
         config.actor_critic_clip,
     )
-    scenes = Scenes(parts, config, generated, alignment)
+    scenes = GeneratedStarts(parts, config, generated, alignment)
 
     def init(key: jax.Array) -> GeneratedArmState:
         """Fresh parameters; the pool is empty until `refresh`."""
@@ -135,7 +135,7 @@ def make_dlc_v1_ddim(config: DLCConfig, generated: GeneratedConfig, spec: Spec) 
     return Agent(init, base.carry, act, update, report, axes, base.losses + LOSSES, refresh=refresh)
 
 
-class Scenes:
+class GeneratedStarts:
     """From generated images to latent states."""
 
     def __init__(

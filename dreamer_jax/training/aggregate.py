@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.comparison import SeedRun, compare_groups
+from dreamer_jax.training.comparison import THRESHOLD, WINDOW, SeedRun, compare_groups
 from dreamer_jax.training.comparison_figure import comparison_figure
 from dreamer_jax.training.figures import read_episode_curve
 from dreamer_jax.training.logging import METRICS_NAME, RunLogger
 from dreamer_jax.training.members import Member
 from dreamer_jax.training.statistics import bootstrap_interval, interquartile_mean
 
-WINDOW = 10  # episodes behind each learner's figure
 AGGREGATE_NAME = "aggregate"
 
 
@@ -97,7 +96,9 @@ class Aggregate:
         ]
 
 
-def draw_all(folder: Path, parts: Sequence[Aggregate], name: str, threshold: float = 500.0) -> None:
+def draw_all(
+    folder: Path, parts: Sequence[Aggregate], name: str, threshold: float = THRESHOLD
+) -> None:
     """<run>/return.png: a line per seed, interquartile mean and band of each setting."""
     groups = {part.setting or name: part.runs() for part in parts}
     try:

@@ -100,7 +100,7 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
             save_settings(folder.path, config)
             display = Display(folder.path, run.members, config.cycles)
             try:
-                _announce(folder.path)
+                announce(folder.path)
                 print(run.plan)
                 return _train(run, display, fresh=True)
             finally:
@@ -127,7 +127,7 @@ def resume(path: Path, find_scenes: FindScenes) -> int:
             frames = [-1] if fresh else run.collector.frames
             display = Display(folder.path, run.members, config.cycles, run.cycle, frames)
             try:
-                _announce(folder.path)
+                announce(folder.path)
                 for warning in warnings:
                     print(f"warning: {warning}", file=sys.stderr)
                 if fresh:
@@ -141,7 +141,8 @@ def _scenes(config: RunConfig, find_scenes: FindScenes) -> Scenes | None:
     return find_scenes(config) if config.arm == "ddim" else None
 
 
-def _announce(path: Path) -> None:
+def announce(path: Path) -> None:
+    """Print where a run is and how to watch it."""
     print(f"run folder: {path}")
     print(f"watch it:   tensorboard --logdir {shlex.quote(str(path))}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import tyro
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.comparison import SeedRun, compare_groups
+from dreamer_jax.training.comparison import THRESHOLD, SeedRun, compare_groups
 from dreamer_jax.training.comparison_csv import write_curves, write_held_out
 from dreamer_jax.training.comparison_data import (
     parse_groups,
@@ -53,7 +53,7 @@ class CompareConfig:
     """Held-out tracks for every run, one episode each."""
     first_track: int = 0
     """Seed of the first of them."""
-    threshold: float = 500.0
+    threshold: float = THRESHOLD
     """Return whose reaching is timed."""
 
 

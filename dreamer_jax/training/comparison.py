@@ -20,6 +20,7 @@ from dreamer_jax.training.figures import running_mean
 from dreamer_jax.training.statistics import bootstrap_interval, interquartile_mean
 
 WINDOW = 10  # episodes of the running mean
+THRESHOLD = 500.0  # return that a run is asked to reach, unless told otherwise
 GRID = 200  # points of a curve
 CONFIDENCE = 0.95
 RESAMPLES = 10_000

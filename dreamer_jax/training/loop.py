@@ -48,7 +48,7 @@ FIRST_EVAL_SEED = 5_000  # the tracks watched during training; evaluate.py start
 class Run:
     """S learners, the config's `members`, on one device, from environments to logs.
 
-    `make_agent(config, spec)` builds the algorithm; `starts` are the generated scenes of agents
+    `make_agent(config, spec)` builds the algorithm; `scenes` are the generated ones of agents
     that use them (see `Agent.refresh`). Use as a context manager; `train()` runs to the end.
     """
 
@@ -57,9 +57,9 @@ class Run:
         make_agent: Any,
         config: RunConfig,
         folder: RunFolder,
-        starts: Scenes | None = None,
+        scenes: Scenes | None = None,
     ) -> None:
-        self.scenes = starts
+        self.scenes = scenes
         self.config, self.members, self.folder = config, config.members, folder
         self.seeds = tuple(member.seed for member in self.members)
         self.learners = len(self.members)
@@ -70,9 +70,9 @@ class Run:
             image, action = self.env.observation_space.shape, self.env.action_space.shape
             self.spec = Spec(image, action[0])
             self.agent: Agent = make_agent(config, self.spec)
-            if starts is not None and starts.image != self.spec.image:
+            if scenes is not None and scenes.image != self.spec.image:
                 raise ValueError(
-                    f"--ddim={config.ddim} makes images of {starts.image}, the environment of "
+                    f"--ddim={config.ddim} makes images of {scenes.image}, the environment of "
                     f"{self.spec.image}; train one for this size with pretrain_ddim.py"
                 )
         except ValueError as error:  # what environment or networks say of their options

@@ -67,8 +67,8 @@ def members(seeds: Sequence[int], sweep: Sequence[str]) -> tuple[Member, ...]:
     """
     axes = [_axis(entry) for entry in sweep]
     names = [name for name, _ in axes]
-    if len(set(names)) < len(names):
-        raise UserError(f"--sweep names {names[0]} twice; give all its values at once")
+    if twice := [name for name in SWEEPABLE if names.count(name) > 1]:
+        raise UserError(f"--sweep names {twice[0]} twice; give all its values at once")
     grid = itertools.product(*([(name, value) for value in values] for name, values in axes))
     return tuple(Member(seed, values) for values in grid for seed in seeds)
 
@@ -87,6 +87,6 @@ def _axis(entry: str) -> tuple[str, tuple[float, ...]]:
         values = tuple(float(value) for value in text.split(","))
     except ValueError:
         values = ()
-    if not values or len(set(values)) < len(values):
+    if not values or len({f"{value:g}" for value in values}) < len(values):  # as in folder names
         raise UserError(f"--sweep {entry}: write different numbers, as actor_lr=1e-4,3e-4")
     return full[0], values

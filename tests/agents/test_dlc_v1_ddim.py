@@ -141,7 +141,7 @@ def test_a_start_has_no_memory_and_the_posterior_of_its_image(fresh):
     """h = 0, z ~ posterior(0, Align(Enc(x))), put together by hand."""
     parts = make_parts(CONFIG, SPEC)
     alignment = dlc_v1_ddim.make_alignment(CONFIG.embed, 8, (8,), 1e-2, 1e-3, 1e-5, 100.0)
-    scenes = dlc_v1_ddim.Scenes(parts, CONFIG, GENERATED, alignment)
+    scenes = dlc_v1_ddim.GeneratedStarts(parts, CONFIG, GENERATED, alignment)
     moved = jax.tree.map(lambda x: x + 0.1, fresh.alignment.align)
     align = fresh.alignment._replace(align=moved)
     images = paint(np.linspace(-1, 1, 4))

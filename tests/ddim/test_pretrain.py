@@ -8,6 +8,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from logged import lines
 
 from ddim_jax.training import command, pretrain, scenes
 from ddim_jax.training.frames import load_frames
@@ -15,16 +16,10 @@ from ddim_jax.training.pretrain import DEBUG, PRESETS
 from ddim_jax.weights_file import SHIPPED, load_weights
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.command import race
-from dreamer_jax.training.logging import read_metrics
 from dreamer_jax.training.presets import DEBUG as RACE
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 SHORT = ["--preset", "debug", "--frames", "8", "--test-frames", "5", "--samples", "5"]
-
-
-def figures(folder):
-    lines = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -42,11 +37,11 @@ def test_what_lies_in_the_folder(whole):
     assert quality["steps"] == 12 and 0 <= quality["precision (k=3)"] <= 1
     steps = sorted(int(path.name) for path in (whole / "checkpoints").iterdir())
     assert steps == [8, 12]  # --keep 2
-    lines = figures(whole)
-    assert [line["step"] for line in lines if "ddim/loss" in line] == [3, 6, 9, 12]
-    distances = [line for line in lines if "ddim/frechet_random-conv-v1" in line]
+    logged = lines(whole)
+    assert [line["step"] for line in logged if "ddim/loss" in line] == [3, 6, 9, 12]
+    distances = [line for line in logged if "ddim/frechet_random-conv-v1" in line]
     assert [line["step"] for line in distances] == [6, 12]
-    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert all(np.isfinite(value) for line in logged for value in line.values())
 
 
 def test_stopped_and_resumed_is_as_undisturbed(whole, tmp_path, monkeypatch, capsys):
@@ -69,7 +64,7 @@ def test_stopped_and_resumed_is_as_undisturbed(whole, tmp_path, monkeypatch, cap
     assert one[0] == other[0]
     jax.tree.map(np.testing.assert_array_equal, one[1], other[1])
     # the first log line after the stop averages fewer steps; all others are equal
-    want, got = ({line["step"]: line for line in figures(path)} for path in (whole, folder))
+    want, got = ({line["step"]: line for line in lines(path)} for path in (whole, folder))
     assert want[9] == got[9] and want[12] == got[12]
 
 
@@ -89,14 +84,14 @@ def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path):
     options = ["--preset", "debug", "--prefill", "40", "--eval-every", "0", "--report-every", "2"]
     options += ["--ddim", str(whole / "weights.npz"), "--out", str(folder)]
     assert race([*options, "--cycles", "2"], scenes.find_scenes) == 0
-    lines = figures(folder)
-    last = [line for line in lines if "loss/alignment" in line][-1]
+    logged = lines(folder)
+    last = [line for line in logged if "loss/alignment" in line][-1]
     assert last["generated/starts"] == 1.0 and np.isfinite(last["loss/discriminator"])
-    assert any("report/generated_return" in line for line in lines)
+    assert any("report/generated_return" in line for line in logged)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"cycles": 3}))
     assert race(["--resume", str(folder)], scenes.find_scenes) == 0
-    assert len([line for line in figures(folder) if "loss/alignment" in line]) == 3
+    assert len([line for line in lines(folder) if "loss/alignment" in line]) == 3
     # and its agent can collect the frames of the next diffusion model
     again = ["--agent", str(folder), "--steps", "3", "--report-every", "0"]
     assert command.pretrain([*SHORT, *again, "--out", str(tmp_path / "again")]) == 0

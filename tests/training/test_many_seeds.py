@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from logged import lines
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training import memory
 from dreamer_jax.training.command import assess, race
 from dreamer_jax.training.config import check
-from dreamer_jax.training.logging import read_metrics
 from dreamer_jax.training.loop import Run
 from dreamer_jax.training.members import Member, members
 from dreamer_jax.training.presets import DEBUG
@@ -20,12 +20,6 @@ from dreamer_jax.training.presets import DEBUG
 pytestmark = pytest.mark.usefixtures("compiled_once")
 OPTIONS = ["--preset", "debug", "--arm", "baseline", "--cycles", "3", "--prefill", "60"]
 OPTIONS += ["--eval-every", "3", "--report-every", "3", "--env.time-limit", "80"]
-
-
-def lines(folder):
-    """metrics.jsonl without the measured times."""
-    lines = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +148,10 @@ def test_a_sweep_is_every_combination():
     assert len(got) == 8 and len(set(got)) == 8
     assert got[0] == Member(0, (("agent.actor_lr", 1e-4), ("generated.fraction", 0.0)))
     assert got[1].seed == 1 and got[1].setting == got[0].setting == "actor_lr=0.0001,fraction=0"
+    with pytest.raises(UserError, match=r"names agent\.actor_lr twice"):
+        members((0,), ("gamma=0.9", "actor_lr=1e-4", "actor_lr=3e-4"))
+    with pytest.raises(UserError, match="different numbers"):
+        members((0,), ("gamma=0.99,0.99000001",))
     assert members((7,), ()) == (Member(7),) and Member(7).label == "seed 7"
 
 
