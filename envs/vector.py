@@ -43,6 +43,7 @@ class Record(NamedTuple):
     frames: np.ndarray  # int32 [E], environment frames simulated for this record
     progress: np.ndarray  # float32 [E] in [0, 1]
     lap_finished: np.ndarray  # bool [E]
+    given: np.ndarray  # bool [E]: this record is of the last `step`, not an older one
 
 
 class VectorEnv:
@@ -51,6 +52,9 @@ class VectorEnv:
     A `step` gives each active environment one record: the reset's if it has not started or its
     episode has ended (the action is then ignored), else the action's. Inactive ones stay as they
     are, record included. The e-th environment plays its i-th episode on seed `seeds[e](i)`.
+
+    An environment with an attribute `players`, (C,), has C streams: its fields have a second axis C
+    but for the observation, whose own first axis is C. Its next episode begins when all have ended.
 
     Args:
         make_env: picklable; called in the workers, once per environment. Box spaces are required.
@@ -99,11 +103,12 @@ class VectorEnv:
         bounds = [self.num_envs * w // count for w in range(count + 1)]
         for first, last in itertools.pairwise(bounds):
             self._workers.append(_Worker(payload, first, last - first))
-        self.observation_space, self.action_space = self._receive("start")[0][1:]
+        self.observation_space, self.action_space, players = self._receive("start")[0][1:]
         for space in (self.observation_space, self.action_space):
             if not isinstance(space, spaces.Box):
                 raise ValueError(f"make_env: space {space} is not a Box; wrap the environment.")
-        fields = worker.layout(self.num_envs, self.observation_space, self.action_space)
+        spaces_ = self.observation_space, self.action_space
+        fields = worker.layout(self.num_envs, *spaces_, players)
         path = worker.create_mapping(fields)
         try:
             self._arrays = worker.map_arrays(path, fields)
@@ -117,6 +122,11 @@ class VectorEnv:
     def record(self) -> Record:
         """The last record of each environment; zeros where it has not started."""
         return self._record
+
+    @property
+    def over(self) -> np.ndarray:
+        """bool [E]: the episode has ended, for all its players."""
+        return self._ended
 
     def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Record:
         """float32 [E, A], bool [E] (None: all) -> the records, valid until the next call.
@@ -132,13 +142,14 @@ class VectorEnv:
         for e in np.flatnonzero(order == worker.RESET):
             self._arrays["seed"][e] = self._seeds[e](self._episodes[e] + 1)
         self._arrays["action"][:], self._arrays["order"][:] = actions, order
+        self._record.given[:] = False
         self._exchange("step")
         for e in np.flatnonzero(order):  # only now: until here the snapshot is the step before
             if order[e] == worker.RESET:
                 self._episodes[e], self._actions[e] = self._episodes[e] + 1, []
             else:
                 self._actions[e].append(actions[e].copy())
-        self._ended = self._record.is_last.copy()
+        self._ended = self._arrays["over"].copy()
         return self._record
 
     def _orders(self, actions: np.ndarray, active: np.ndarray) -> np.ndarray:
@@ -195,6 +206,7 @@ class VectorEnv:
         for field in self._record:
             field[:] = 0  # of those not started
         self._exchange(replays)
+        self._record.given[:] = False
         return self._record
 
     def close(self) -> None:

@@ -22,23 +22,31 @@ STATELESS_WRAPPERS = (OrderEnforcing, PassiveEnvChecker)
 Layout = dict[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
 
 
-def layout(num_envs: int, observation: spaces.Box, action: spaces.Box) -> Layout:
-    """The arrays both sides map; E = num_envs leads every shape."""
+def layout(num_envs: int, observation: spaces.Box, action: spaces.Box, players: tuple) -> Layout:
+    """The arrays both sides map; E = num_envs leads every shape.
+
+    players: () for environments of one player, (C,) where each has C, with a reward and so on for
+    each of them.
+    """
+    own = {
+        "reward": "f4",
+        "is_first": "?",
+        "is_last": "?",
+        "is_terminal": "?",
+        "frames": "i4",
+        "progress": "f4",
+        "lap_finished": "?",
+        "given": "?",  # the last step brought this record
+    }
     fields = {
         "observation": (observation.shape, observation.dtype.str),
         "action": (action.shape, "f4"),
         "order": ((), "i1"),
         "seed": ((), "i8"),
-        "reward": ((), "f4"),
-        "is_first": ((), "?"),
-        "is_last": ((), "?"),
-        "is_terminal": ((), "?"),
-        "frames": ((), "i4"),
-        "progress": ((), "f4"),
-        "lap_finished": ((), "?"),
+        "over": ((), "?"),  # the episode has ended for all its players
         "busy": ((), "?"),  # the worker is at this environment
         "beat": ((), "i8"),  # rises with everything the environment gets done
-    }
+    } | {name: (players, dtype) for name, dtype in own.items()}
     return {name: ((num_envs, *shape), dtype) for name, (shape, dtype) in fields.items()}
 
 
@@ -74,7 +82,7 @@ def _offsets(fields: Layout) -> tuple[dict[str, int], int]:
 def run_worker(connection, payload: bytes, first: int, count: int) -> None:
     """Plays environments first .. first + count - 1 until told to close or the parent is gone.
 
-    Answers ("spaces", observation_space, action_space) once, then ("done",) per order, or
+    Answers ("spaces", observation_space, action_space, players) once, then ("done",) per order, or
     ("error", environment, text, is_value_error) once, after which the process ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
@@ -84,7 +92,8 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
         make_env = pickle.loads(payload)
         for current in range(first, first + count):  # noqa: B007
             envs.append(make_env())
-        connection.send(("spaces", envs[0].observation_space, envs[0].action_space))
+        players = getattr(envs[0].unwrapped, "players", ())
+        connection.send(("spaces", envs[0].observation_space, envs[0].action_space, players))
         arrays = map_arrays(*connection.recv())
         connection.send(("done",))
         while (message := connection.recv()) != "close":
@@ -121,7 +130,7 @@ def follow_order(env: Env, arrays: dict[str, np.ndarray], e: int) -> None:
     """Resets or steps environment e as its order says and writes the record that results."""
     if arrays["order"][e] == RESET:
         observation, info = env.reset(seed=int(arrays["seed"][e]))
-        _write(arrays, e, observation, info, 0.0, is_first=True)
+        _write(arrays, e, observation, info, 0.0, False, False, is_first=True)
     elif arrays["order"][e] == STEP:
         _step(env, arrays, e, arrays["action"][e].copy())
 
@@ -141,7 +150,7 @@ def replay(env: Env, arrays: dict[str, np.ndarray], e: int, past: dict[str, Any]
     observation, info = env.reset(seed=past["seed"])
     arrays["beat"][e] += 1
     if not len(actions):
-        _write(arrays, e, observation, info, 0.0, is_first=True)
+        _write(arrays, e, observation, info, 0.0, False, False, is_first=True)
         return
     bare = env
     while isinstance(bare, STATELESS_WRAPPERS):
@@ -150,11 +159,11 @@ def replay(env: Env, arrays: dict[str, np.ndarray], e: int, past: dict[str, Any]
     for action in actions[:-1]:
         *_, terminated, truncated, _ = advance(action)
         arrays["beat"][e] += 1
-        if terminated or truncated:
+        if np.all(np.logical_or(terminated, truncated)):
             break
     else:
         _step(env, arrays, e, actions[-1])
-        if arrays["is_last"][e] == past["ended"]:
+        if arrays["over"][e] == past["ended"]:
             return
     raise RuntimeError(
         "the recorded actions do not lead where they led before: options, package versions or "
@@ -164,8 +173,7 @@ def replay(env: Env, arrays: dict[str, np.ndarray], e: int, past: dict[str, Any]
 
 def _step(env: Env, arrays: dict[str, np.ndarray], e: int, action: np.ndarray) -> None:
     observation, reward, terminated, truncated, info = env.step(action)
-    is_last = terminated or truncated
-    _write(arrays, e, observation, info, reward, is_last=is_last, is_terminal=terminated)
+    _write(arrays, e, observation, info, reward, terminated, truncated)
 
 
 def _write(
@@ -173,17 +181,21 @@ def _write(
     e: int,
     observation: np.ndarray,
     info: dict[str, Any],
-    reward: float,
-    *,
+    reward: float | np.ndarray,
+    terminated: bool | np.ndarray,
+    truncated: bool | np.ndarray,
     is_first: bool = False,
-    is_last: bool = False,
-    is_terminal: bool = False,
 ) -> None:
+    """The flags of a player that ended earlier stay up, but it is given no record."""
+    given = info.get("given", True)
+    ended = np.logical_or(terminated, truncated)
     arrays["observation"][e] = observation
     arrays["reward"][e] = reward
     arrays["is_first"][e] = is_first
-    arrays["is_last"][e] = is_last
-    arrays["is_terminal"][e] = is_terminal
+    arrays["is_last"][e] = np.logical_and(ended, given)
+    arrays["is_terminal"][e] = np.logical_and(terminated, given)
+    arrays["given"][e] = given
+    arrays["over"][e] = np.all(ended)
     arrays["frames"][e] = 0 if is_first else info.get("frames", 1)
     arrays["progress"][e] = info.get("progress", 0.0)
     arrays["lap_finished"][e] = info.get("lap_finished", False)

@@ -15,7 +15,8 @@ from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig, check, from_dict
-from dreamer_jax.training.evaluate import Played, evaluate, make_env
+from dreamer_jax.training.environments import make_env
+from dreamer_jax.training.evaluate import Played, evaluate
 from dreamer_jax.training.learner import make_learner
 from dreamer_jax.training.logging import mp4
 from dreamer_jax.training.loop import checkpoint_template
@@ -37,8 +38,9 @@ class EvaluateConfig:
     """Cycle of the checkpoint (default: the newest whole one)."""
 
 
-def assess_run(path: Path, options: EvaluateConfig) -> dict[str, float | int]:
-    """Play, print, write evaluation.json and videos/evaluation.mp4; returns the summary.
+def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]:
+    """Play, print, write evaluation.json and videos/evaluation.mp4; returns results by setting and
+    seed.
 
     Raises:
       UserError: no run or checkpoint in `path`, or impossible options.
@@ -53,14 +55,16 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, float | int]:
     with RunFolder.open(path, exclusive=False) as folder:
         config = check(from_dict(folder.load_config()))
         played, cycle = play(folder.path, config, options)
-        results = {}
+        results: dict[str, dict[str, Any]] = {m.setting: {} for m in config.members}
         for s, member in enumerate(config.members):
             summary = summarise(played.returns[s], played.laps[s])
             summary |= {"cycle": cycle, "first_track": options.first_track}
-            name = f"{member.setting} {member.seed}".strip()
-            results[name] = summary | {"returns": played.returns[s].tolist()}
+            own = summary | {"returns": played.returns[s].tolist()}
+            results[member.setting][str(member.seed)] = own
             print(table(member.label, summary))
-        write_atomic(folder.path / "evaluation.json", json.dumps(results, indent=1))
+        for setting, own in results.items():  # beside the setting's runs
+            path = folder.path / setting / "evaluation.json"
+            write_atomic(path, json.dumps(own, indent=1))
         video = folder.path / "videos" / "evaluation.mp4"
         mp4(video, played.video, 50 / config.env.action_repeat)
         print(f"video: {video}")

@@ -60,7 +60,7 @@ class Collector:
         done = np.zeros(self.env.num_envs, int)
 
         def still(record: Record) -> np.ndarray:
-            done[:] += record.is_last & (done < number)
+            done[:] += record.given & record.is_last
             return done < number
 
         return self._collect(policy, still)
@@ -74,20 +74,22 @@ class Collector:
             actions = policy(self.last, active, step)
             record = self.env.step(actions, active)
             self.last = Record(*(np.array(x) for x in record))  # the views die with the next step
-            stage.add(self.last, actions, active)
-            self.frames += np.where(active, record.frames, 0).reshape(self.learners, -1).sum(1)
-            episodes += self._count(self.last, active)
+            stage.add(self.last, actions)
+            fresh = np.where(self.last.given, self.last.frames, 0)
+            self.frames += fresh.reshape(self.learners, -1).sum(1)
+            episodes += self._count(self.last)
             active = active & still(self.last)
             step += 1
         return Collected(stage.chunk, stage.count, episodes)
 
-    def _count(self, record: Record, active: np.ndarray) -> list[Episode]:
+    def _count(self, record: Record) -> list[Episode]:
         """Add the record to the running episodes; return those that ended."""
-        self._running[active & record.is_first] = 0.0
+        given = record.given
+        self._running[given & record.is_first] = 0.0
         gain = np.stack([record.reward, ~record.is_first, record.frames], axis=1)
-        self._running[active] += gain[active]
+        self._running[given] += gain[given]
         ended = []
-        for e in np.flatnonzero(active & record.is_last):
+        for e in np.flatnonzero(given & record.is_last):
             reward, decisions, frames = self._running[e]
             ended.append(
                 Episode(
@@ -132,8 +134,8 @@ class _Stage:
         )
         self.count = np.zeros((learners, rows), np.int32)
 
-    def add(self, record: Record, actions: np.ndarray, active: np.ndarray) -> None:
-        for e in np.flatnonzero(active):
+    def add(self, record: Record, actions: np.ndarray) -> None:
+        for e in np.flatnonzero(record.given):
             s, n = divmod(int(e), self.count.shape[1])
             k = self.count[s, n]
             self.chunk.image[s, k, n] = record.observation[e]

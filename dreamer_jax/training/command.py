@@ -17,6 +17,7 @@ from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.assess import EvaluateConfig, assess_run
 from dreamer_jax.training.compilation import enable_cache
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
+from dreamer_jax.training.contest import ContestConfig, run_contest
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.loop import Run, Scenes
 from dreamer_jax.training.presets import PRESETS, choose
@@ -53,6 +54,35 @@ def race(argv: Sequence[str], find_scenes: FindScenes = no_scenes) -> int:
     UserError.
     """
     return guarded(lambda: _race(argv, find_scenes))
+
+
+def race_many(argv: Sequence[str], find_scenes: FindScenes = no_scenes) -> int:
+    """`experiments/multi_car_racing.py`: `race` with --cars; returns the exit status."""
+    return guarded(lambda: _race(with_cars(argv), find_scenes))
+
+
+def with_cars(argv: Sequence[str]) -> list[str]:
+    """`--cars C [--seed K]` as options of `race`: learners K .. K + C - 1 on one track.
+
+    Raises:
+      UserError: cars that are no number.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--cars")
+    first.add_argument("--seed")
+    first.add_argument("--seeds")
+    first.add_argument("--resume")
+    known, rest = first.parse_known_args(argv)
+    if known.resume is not None:
+        return list(argv)
+    try:
+        cars, seed = int(known.cars or 2), int(known.seed or 0)
+    except ValueError:
+        raise UserError(
+            f"--cars={known.cars} --seed={known.seed} cannot be: use whole numbers"
+        ) from None
+    seeds = known.seeds or ",".join(str(seed + car) for car in range(cars))
+    return [*rest, "--env.cars", str(cars), "--seeds", seeds]
 
 
 def _race(argv: Sequence[str], find_scenes: FindScenes) -> int:
@@ -167,6 +197,17 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
         print(f"saved after cycle {run.cycle}; go on with --resume {run.folder.path}")
         return stop.code
     print(f"finished: curve in {run.folder.path / 'return.png'}")
+    return 0
+
+
+def compete(argv: Sequence[str]) -> int:
+    """`experiments/contest.py`: returns the exit status."""
+    return guarded(lambda: _compete(argv))
+
+
+def _compete(argv: Sequence[str]) -> int:
+    description = "Race trained drivers against each other on held-out tracks."
+    run_contest(tyro.cli(ContestConfig, prog="contest.py", description=description, args=argv))
     return 0
 
 

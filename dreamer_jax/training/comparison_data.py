@@ -93,7 +93,7 @@ def read_run(folder: Path) -> SeedRun:
         frames[order],
         returns[order],
         finished=None if cycles is None else done >= cycles,
-        settings=None if config is None else _flat(config),
+        settings=None if config is None else _in_use(_flat(config)),
         source=str(folder),
     )
     held = read_evaluation(folder, seed)
@@ -153,10 +153,13 @@ def warnings_about(groups: Mapping[str, Sequence[SeedRun]]) -> list[str]:
 
 
 def differing(runs: Sequence[SeedRun]) -> dict[str, list[Any]]:
-    """Settings that are not the same in all runs -> their values, in the order met."""
+    """Settings that are not the same in all runs -> their values, in the order met.
+
+    A run without the setting (another arm, an older version) does not count.
+    """
     known = [run.settings for run in runs if run.settings is not None]
     names = dict.fromkeys(name for settings in known for name in settings)
-    values = {n: _distinct([settings.get(n) for settings in known]) for n in names}
+    values = {n: _distinct([settings[n] for settings in known if n in settings]) for n in names}
     return {n: v for n, v in values.items() if len(v) > 1}
 
 
@@ -222,6 +225,13 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         elif prefix or name not in PER_RUN:
             flat[prefix + name] = value
     return flat
+
+
+def _in_use(settings: dict[str, Any]) -> dict[str, Any]:
+    """Without what only the other arm reads."""
+    if settings.get("arm") != "baseline":
+        return settings
+    return {k: v for k, v in settings.items() if k != "ddim" and not k.startswith("generated.")}
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

@@ -286,7 +286,8 @@ def _settings(comparison: Comparison) -> str:
     everyone = [run for runs in groups.values() for run in runs]
     between = {
         setting: [
-            {str(r.settings.get(setting)) for r in runs if r.settings} for runs in groups.values()
+            {str(r.settings[setting]) for r in runs if setting in (r.settings or {})}
+            for runs in groups.values()
         ]
         for setting in differing(everyone)
     }

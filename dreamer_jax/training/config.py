@@ -11,6 +11,8 @@ from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.members import Member, members, parse_seeds
 
+MOST_CARS = 8  # of envs.multi_car_racing; the grid has no more places
+
 
 @dataclass(frozen=True)
 class EnvConfig:
@@ -28,6 +30,10 @@ class EnvConfig:
     """The paper's rule: all wheels off the road end the episode with -100."""
     backwards_ends: bool = False
     """The paper's rule: driving backwards ends the episode with -100."""
+    cars: int = 1
+    """Cars on one track, each a learner of its own: as many learners (--seeds), or a multiple."""
+    random_starts: bool = True
+    """Several cars: draw their places on the starting grid anew for every race."""
 
 
 @dataclass(frozen=True)
@@ -210,6 +216,13 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
     return [
         ("seed", config.seed < 2**31, "use a number below 2147483648"),
         ("seeds", max(m.seed for m in config.members) < 2**31, "use numbers below 2147483648"),
+        ("env.cars", 1 <= config.env.cars <= MOST_CARS, f"use 1 to {MOST_CARS}"),
+        (
+            "env.cars",
+            len(config.members) % config.env.cars == 0,
+            f"each car is a learner and there are {len(config.members)}: name one seed for each "
+            "car, as --seeds 0:2",
+        ),
         ("length", config.length >= 2, "a sequence needs 2 or more records"),
         (
             "length",

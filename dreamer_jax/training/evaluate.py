@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.training.config import EnvConfig
+from dreamer_jax.training.environments import make_env
 from dreamer_jax.training.learner import Learner
-from envs.make import HeldOutSeeds, MakeEnv
+from envs.make import HeldOutSeeds
 from envs.vector import VectorEnv
 
 MOST_PARALLEL = 10
@@ -24,18 +25,6 @@ class Played(NamedTuple):
     progress: np.ndarray  # [S, n] visited fraction of the track
     frames: np.ndarray  # int [S, n]
     video: np.ndarray  # uint8 [T, H, W, 3], learner 0 on the first track
-
-
-def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
-    """The environment of this configuration, with some of its options changed."""
-    options = {
-        "action_repeat": config.action_repeat,
-        "time_limit": config.time_limit,
-        "idle_limit": config.idle_limit,
-        "off_road_ends": config.off_road_ends,
-        "backwards_ends": config.backwards_ends,
-    }
-    return MakeEnv(config.id, options | changes)
 
 
 def evaluate(

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from dreamer_jax import replay
 from dreamer_jax.ops.keys import named_key
+from dreamer_jax.training.devices import one_by_one, put, sharding, spread
 from dreamer_jax.types import Agent, Spec, Transition
 
 
@@ -78,18 +80,25 @@ def make_learner(
     batch: int,
     length: int,
     swept: Swept | None = None,
+    mesh: Mesh | None = None,
+    side_by_side: bool | None = None,
 ) -> Learner:
-    """Vmap the agent over learners and compile its entry points.
+    """Map the agent over learners and compile its entry points.
 
-    With `swept`, learner s updates and reports as `swept.agent` makes it of its own values.
+    With `swept`, learner s updates and reports as `swept.agent` makes it of its own values. With
+    `mesh`, each of its devices runs its share of the learners. `side_by_side` makes the learners of
+    a device one batch (vmap), as an accelerator wants it; without, they take turns, each with the
+    arithmetic of a learner alone. Default: turns on a CPU.
     """
     axes = agent.axes
+    if side_by_side is None:
+        side_by_side = jax.default_backend() != "cpu"
+    each = jax.vmap if side_by_side else one_by_one
     of, values = (lambda _: agent, {}) if swept is None else swept
-    one_update = jax.vmap(
+    one_update = each(
         lambda v, *args: of(v).update(*args), in_axes=(0, axes, 0, 0), out_axes=(axes, 0)
     )
-    update = partial(one_update, values)
-    one_report = jax.vmap(lambda v, *args: of(v).report(*args), in_axes=(0, axes, 0, 0))
+    one_report = each(lambda v, *args: of(v).report(*args), in_axes=(0, axes, 0, 0), out_axes=0)
     names = figure_names(agent, spec, batch, length)
     losses = jnp.array([names.index(name) for name in agent.losses])
 
@@ -97,23 +106,23 @@ def make_learner(
         keys = jax.vmap(lambda key: jax.random.fold_in(named_key(key, "sample"), step))(keys)
         return jax.vmap(lambda r, k: replay.sample(r, k, batch, length))(ring, keys)
 
-    def one(ring, keys, carry, _):
+    def one(values, ring, keys, carry, _):
         state, healthy = carry
         data = sample(ring, keys, state.step)
         step_keys = jax.vmap(lambda k: jax.random.fold_in(named_key(k, "update"), state.step))(keys)
-        new, metrics = update(state, data, step_keys)
+        new, metrics = one_update(values, state, data, step_keys)
         figures = jnp.stack([metrics[name].astype(jnp.float32) for name in names])
         healthy = healthy & jnp.all(jnp.isfinite(figures[losses]), axis=0)
         return (freeze(healthy, axes, new, state), healthy), figures
 
-    def update_many(state, ring, keys, healthy):
+    def update_many(values, state, ring, keys, healthy):
         (state, healthy), figures = jax.lax.scan(
-            partial(one, ring, keys), (state, healthy), None, length=updates
+            partial(one, values, ring, keys), (state, healthy), None, length=updates
         )
         return state, healthy, figures
 
     def act(state, carry, image, is_first, active, keys, mode):
-        one_learner = jax.vmap(partial(agent.act, mode=mode), in_axes=(axes, 0, 0, 0, 0))
+        one_learner = each(partial(agent.act, mode=mode), (axes, 0, 0, 0, 0), out_axes=0)
         action, new = one_learner(state, carry, image, is_first, keys)
 
         def keep(n, o):
@@ -123,18 +132,26 @@ def make_learner(
 
     def refresh(state, starts, keys, count):
         keys = jax.vmap(lambda k: jax.random.fold_in(named_key(k, "refresh"), count))(keys)
-        one_learner = jax.vmap(agent.refresh, in_axes=(axes, None, 0), out_axes=axes)
+        one_learner = each(agent.refresh, in_axes=(axes, None, 0), out_axes=axes)
         return one_learner(state, starts, keys)
 
+    over = partial(spread, mesh=mesh)
+    act_axes = {"in_axes": (axes, 0, 0, 0, 0, 0), "out_axes": (0, 0)}
+    update_all = over(update_many, in_axes=(0, axes, 0, 0, 0), out_axes=(axes, 0, 2))
+    report_all = over(one_report, in_axes=(0, axes, 0, 0), out_axes=0)
+    refresh_all = over(refresh, in_axes=(axes, None, 0, None), out_axes=axes)
     return Learner(
-        init=jax.jit(jax.vmap(agent.init, out_axes=axes)),
-        carry=lambda learners: _stacked(agent.carry(envs), learners),
-        act=jax.jit(act, static_argnames="mode"),
-        add=jax.jit(jax.vmap(replay.add), donate_argnums=0),
-        update=jax.jit(update_many, donate_argnums=0),
-        sample=jax.jit(sample),
-        report=jax.jit(partial(one_report, values)),
-        refresh=jax.jit(refresh, donate_argnums=0) if agent.refresh else None,
+        init=jax.jit(over(each(agent.init, in_axes=(0,), out_axes=axes), (0,), axes)),
+        carry=lambda learners: put(_stacked(agent.carry(envs), learners), mesh),
+        act=jax.jit(
+            lambda *args, mode: over(partial(act, mode=mode), **act_axes)(*args),
+            static_argnames="mode",
+        ),
+        add=jax.jit(over(jax.vmap(replay.add), in_axes=(0, 0, 0), out_axes=0), donate_argnums=0),
+        update=jax.jit(partial(update_all, values), donate_argnums=0),
+        sample=jax.jit(over(sample, in_axes=(0, 0, None), out_axes=0)),
+        report=jax.jit(partial(report_all, values)),
+        refresh=jax.jit(refresh_all, donate_argnums=0) if agent.refresh else None,
         names=names,
         losses=agent.losses,
     )
@@ -163,10 +180,13 @@ def figure_names(agent: Agent, spec: Spec, batch: int, length: int) -> tuple[str
     return tuple(sorted(metrics))
 
 
-def empty_replay(spec: Spec, learners: int, envs: int, capacity: int) -> replay.ReplayState:
+def empty_replay(
+    spec: Spec, learners: int, envs: int, capacity: int, mesh: Mesh | None = None
+) -> replay.ReplayState:
     """Rings for all learners, `capacity` records per environment."""
     one = jax.eval_shape(lambda: replay.init(record_spec(spec), envs, capacity))
-    return jax.tree.map(lambda x: jnp.zeros((learners, *x.shape), x.dtype), one)
+    where = None if mesh is None else sharding(mesh, 0)  # made there: one device may not hold all
+    return jax.tree.map(lambda x: jnp.zeros((learners, *x.shape), x.dtype, device=where), one)
 
 
 def _stacked(tree: Any, learners: int) -> Any:

@@ -21,16 +21,17 @@ from dreamer_jax.training import memory
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.collect import Collected, Collector
 from dreamer_jax.training.config import RunConfig, with_values
+from dreamer_jax.training.devices import describe, learner_mesh, put, share
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.divergence import Diverged, save_evidence
-from dreamer_jax.training.evaluate import evaluate, make_env
+from dreamer_jax.training.environments import streams
+from dreamer_jax.training.evaluate import evaluate
 from dreamer_jax.training.learner import Learner, Swept, empty_replay, make_learner, record_spec
 from dreamer_jax.training.run_folder import RunFolder
 from dreamer_jax.training.signals import StopRequest
 from dreamer_jax.types import Agent, Spec
 from envs.drivers import SmoothDriver
-from envs.make import EpisodeSeeds
-from envs.vector import Record, VectorEnv
+from envs.vector import Record
 
 
 class Scenes(NamedTuple):
@@ -64,9 +65,8 @@ class Run:
         self.seeds = tuple(member.seed for member in self.members)
         self.learners = len(self.members)
         self.capacity = config.replay // config.envs
-        bases = [EpisodeSeeds(1024 * seed + n) for seed in self.seeds for n in range(config.envs)]
         try:
-            self.env = VectorEnv(make_env(config.env), bases)
+            self.env = streams(config, self.seeds)
             image, action = self.env.observation_space.shape, self.env.action_space.shape
             self.spec = Spec(image, action[0])
             self.agent: Agent = make_agent(config, self.spec)
@@ -77,6 +77,7 @@ class Run:
                 )
         except ValueError as error:  # what environment or networks say of their options
             raise UserError(str(error)) from error
+        self.mesh = learner_mesh(self.learners)
         self.learner: Learner = make_learner(
             self.agent,
             self.spec,
@@ -85,14 +86,17 @@ class Run:
             config.batch,
             config.length,
             self._swept(make_agent),
+            self.mesh,
         )
         state = jax.eval_shape(self.agent.init, jax.eval_shape(lambda: jax.random.key(0)))
         self.plan = memory.plan(
-            self.learners,
+            share(self.learners, self.mesh),
             replay.replay_bytes(record_spec(self.spec), config.envs, self.capacity),
             sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
         )
-        self.keys = jax.vmap(jax.random.key)(jnp.array(self.seeds))
+        if self.mesh is not None:
+            self.plan += f"\ndevices:    {describe(self.learners, self.mesh)}"
+        self.keys = self._put(jax.vmap(jax.random.key)(jnp.array(self.seeds)))
         self.use_keys = {  # derived here: inside the loop even a name would be a transfer
             name: jax.vmap(partial(named_key, name=name))(self.keys)
             for name in ("init", "report", "eval")
@@ -103,8 +107,11 @@ class Run:
         self.cycle = 0  # cycles finished
         self.updates = 0
         self.refreshes = 0
-        self.healthy = jnp.ones(self.learners, bool)
+        self.healthy = self._put(jnp.ones(self.learners, bool))
         self.known_healthy = np.ones(self.learners, bool)
+
+    def _put(self, tree: Any, axes: Any = 0) -> Any:
+        return put(tree, self.mesh, axes)
 
     def _swept(self, make_agent: Any) -> Swept | None:
         if not self.config.sweep:
@@ -126,14 +133,15 @@ class Run:
         """Fresh parameters, an empty replay, then the driver's decisions."""
         self.state = self.learner.init(self.use_keys["init"])
         self.carry = self.learner.carry(self.learners)
-        self.ring = empty_replay(self.spec, self.learners, self.config.envs, self.capacity)
+        size = (self.learners, self.config.envs, self.capacity)
+        self.ring = empty_replay(self.spec, *size, self.mesh)
         if self.learner.refresh:
             for _ in range(self.config.generated.pool // self.config.generated.fresh):
                 self.refresh()
 
     def refresh(self) -> None:
         """Generate new images into the pools of all learners."""
-        count = jax.device_put(np.int32(self.refreshes))
+        count = self._put(np.int32(self.refreshes), None)
         self.state = self.learner.refresh(self.state, self.scenes.starts, self.keys, count)
         self.refreshes += 1
 
@@ -186,15 +194,16 @@ class Run:
                 "old ones back, or start a new run with --out"
             )
         self.refreshes = host["refreshes"]
-        self.state, self.carry = arrays["agent"], arrays["carry"]
-        self.healthy = arrays["healthy"]
+        self.state = self._put(arrays["agent"], self.agent.axes)
+        self.carry, self.healthy = self._put((arrays["carry"], arrays["healthy"]))
         self.known_healthy = np.array(jax.device_get(self.healthy))
         room = self.capacity - host["filled"]
+        ring = self._put(arrays["replay"])
         self.ring = dataclasses.replace(
-            arrays["replay"],
+            ring,
             data=jax.tree.map(
                 lambda x: jnp.pad(x, [(0, 0)] * 2 + [(0, room)] + [(0, 0)] * (x.ndim - 3)),
-                arrays["replay"].data,
+                ring.data,
             ),
         )
         self.cycle, self.updates = host["cycle"], host["updates"]
@@ -291,7 +300,7 @@ class Run:
     def report(self, display: Display) -> None:
         """Pictures of one batch."""
         keys = self.use_keys["report"]
-        step = jax.device_put(np.int32(self.updates))
+        step = self._put(np.int32(self.updates), None)
         batch = self.learner.sample(self.ring, keys, step)
         arrays = jax.device_get(self.learner.report(self.state, batch, keys))
         display.report(self.collector.frames, arrays)
@@ -315,10 +324,10 @@ class Run:
     def _act(self, record: Record, active: np.ndarray, step: int) -> np.ndarray:
         lead = (self.learners, self.config.envs)
         image = record.observation.reshape(*lead, *self.spec.image)
-        count = jax.device_put(np.array([self.cycle, step], np.uint32))
+        count = self._put(np.array([self.cycle, step], np.uint32), None)
         inputs = (image, record.is_first.reshape(lead), active.reshape(lead))
         action, self.carry = self.learner.act(
-            self.state, self.carry, *jax.device_put(inputs), _act_keys(self.keys, count),
+            self.state, self.carry, *self._put(inputs), _act_keys(self.keys, count),
             mode="train",
         )  # fmt: skip
         return jax.device_get(action).reshape(self.env.num_envs, -1)
@@ -331,7 +340,7 @@ class Run:
         )
 
     def _add(self, collected: Collected) -> None:
-        chunk, count = jax.device_put((collected.chunk, collected.count))
+        chunk, count = self._put((collected.chunk, collected.count))
         self.ring = self.learner.add(self.ring, chunk, count)
 
 

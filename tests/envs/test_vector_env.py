@@ -75,12 +75,13 @@ def test_inactive_environments_are_not_touched():
             active = rng.uniform(size=3) < [0.9, 0.5, 0.1]
             actions[~active] = np.nan  # what stands there is nobody's business
             record = envs.step(actions, active)
+            np.testing.assert_array_equal(record.given, active)
             for e in range(3):
                 if active[e]:
                     check_row(record, e, streams[e][taken[e]], actions[e])
                     taken[e] += 1
                 else:
-                    for now, then in zip(record, before, strict=True):
+                    for now, then in zip(record, before._replace(given=active), strict=True):
                         np.testing.assert_array_equal(now[e], then[e])
             before = copied(record)
         assert min(taken) > 0
@@ -110,6 +111,7 @@ def test_a_race_continues_from_its_snapshot():
     assert [past["started"] for past in snapshot] == [True, True, True, False]
     assert [past["ended"] for past in snapshot] == [True, False, False, False]
     with VectorEnv(RACE, seeds, num_workers=1) as envs:
+        then = then._replace(given=np.zeros(4, bool))
         for now, before in zip(envs.restore(snapshot), then, strict=True):
             np.testing.assert_array_equal(now, before)
         assert envs.snapshot() == snapshot

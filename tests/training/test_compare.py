@@ -109,11 +109,12 @@ def test_one_seed_in_a_group_concludes_nothing(undrawn, two_arms, tmp_path):
 
 
 def test_settings_that_differ_are_listed(undrawn, two_arms, tmp_path):
-    config = tmp_path / "d0" / "config.json"
-    config.write_text(json.dumps({"seed": 0, "cycles": 1, "arm": "ddim"}))
+    for folder, arm in (("b0", "baseline"), ("d0", "ddim")):
+        config = {"seed": 0, "cycles": 1, "arm": arm}
+        (tmp_path / folder / "config.json").write_text(json.dumps(config))
     words = [two_arms[0], f"ddim={tmp_path}/d0", "--out", str(tmp_path / "out")]
     assert compare(words, tmp_path) == 0
-    assert "| arm | None | ddim |" in (tmp_path / "out" / "comparison.md").read_text()
+    assert "| arm | baseline | ddim |" in (tmp_path / "out" / "comparison.md").read_text()
 
 
 # ---------------------------------------------------------------- bad input

@@ -134,6 +134,15 @@ def test_what_a_reader_must_know(tmp_path):
     assert warnings_about({"a": runs[:1], "b": group(1, 2)}) == []
 
 
+def test_what_an_arm_does_not_read_is_no_difference(tmp_path):
+    arms = {"baseline": 0.5, "ddim": 1.0}
+    configs = [CONFIG | {"arm": a, "generated": {"fraction": f}} for a, f in arms.items()]
+    runs = [read_run(write_run(tmp_path / str(i), config=c)) for i, c in enumerate(configs)]
+    assert differing(runs) == {"arm": ["baseline", "ddim"]}
+    old = read_run(write_run(tmp_path / "old", config=CONFIG))
+    assert differing([old, runs[0]]) == {}
+
+
 def test_an_unfinished_run_ends_all_curves(tmp_path):
     short = read_run(write_run(tmp_path / "short", [1.0] * 5, done=1))
     found = compare_groups({"a": [short], "b": group(1, 2)}, 500)

@@ -1,0 +1,288 @@
+"""Races of trained agents against each other: who wins, with intervals, and a video."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from PIL import Image
+
+from dreamer_jax.errors import UserError
+from dreamer_jax.ops.keys import named_key
+from dreamer_jax.training.assess import EvaluateConfig, Loaded, load_agent
+from dreamer_jax.training.config import MOST_CARS, EnvConfig, RunConfig, check, from_dict
+from dreamer_jax.training.environments import make_race
+from dreamer_jax.training.learner import Learner, make_learner
+from dreamer_jax.training.logging import mp4
+from dreamer_jax.training.run_folder import RunFolder, write_atomic
+from dreamer_jax.training.statistics import bootstrap_interval
+from envs.make import HELD_OUT, HeldOutSeeds
+from envs.vector import VectorEnv
+
+PARALLEL = 8  # races at once, at most
+VIEW = 300  # pixels of a car's view in the video
+
+
+@dataclass(frozen=True)
+class ContestConfig:
+    """Races on held-out tracks between the drivers named."""
+
+    drivers: tyro.conf.Positional[tuple[str, ...]] = ()
+    """RUN (all learners of the run folder), RUN:K (the one with seed K), RUN@CYCLE, RUN:K@CYCLE."""
+    tracks: int = 10
+    """Held-out tracks; each is raced once from every seating of the starting grid."""
+    first_track: int = 0
+    """Seed of the first track; training never uses seeds below 10000."""
+    out: Path | None = None
+    """Folder for contest.json and contest.mp4 (default: `contest` in the first run's folder)."""
+
+
+class Driver(NamedTuple):
+    """One learner of a run at one of its checkpoints."""
+
+    name: str
+    learner: Learner
+    loaded: Loaded
+    index: int  # of the learner in the run
+    config: RunConfig
+
+    def state(self) -> Any:
+        """Of this learner alone, S = 1."""
+
+        def own(axis, part):
+            return part if axis is None else jax.tree.map(lambda x: x[self.index][None], part)
+
+        agent = self.loaded.agent
+        return jax.tree.map(own, agent.axes, self.loaded.state, is_leaf=lambda x: x is None)
+
+
+class Raced(NamedTuple):
+    """Results of C drivers; races are sorted by track, then seating."""
+
+    returns: np.ndarray  # [C, tracks, C]
+    laps: np.ndarray  # bool [C, tracks, C]
+    progress: np.ndarray  # [C, tracks, C], visited fraction of the track
+    actions: np.ndarray  # float32 [T, C cars, 2] of the first race
+
+
+def load_drivers(words: Sequence[str]) -> list[Driver]:
+    """Drivers of `RUN`, `RUN:K` (the learner with seed K) or `RUN@CYCLE`, `RUN:K@CYCLE`.
+
+    A run without `:K` brings all its learners.
+
+    Raises:
+      UserError: no such run, learner or checkpoint; fewer than 2 drivers or more than a grid holds.
+    """
+    drivers: list[Driver] = []
+    learners: dict[Path, Learner] = {}
+    for word in words:
+        run, seed, cycle = _parts(word)
+        with RunFolder.open(run, exclusive=False) as folder:
+            config = check(from_dict(folder.load_config()))
+        loaded = load_agent(run, config, EvaluateConfig(checkpoint=cycle))
+        members = list(enumerate(config.members))
+        chosen = [(i, m) for i, m in members if seed in (None, m.seed)]
+        if not chosen:
+            known = ", ".join(str(m.seed) for _, m in members)
+            raise UserError(f"{word}: the run has no learner with seed {seed}, only {known}")
+        learner = learners.setdefault(
+            run, make_learner(loaded.agent, loaded.spec, 1, 1, config.batch, config.length)
+        )
+        drivers += [
+            Driver(f"{run.name} {m.label} cycle {loaded.step}", learner, loaded, i, config)
+            for i, m in chosen
+        ]
+    if not 2 <= len(drivers) <= MOST_CARS:
+        raise UserError(f"{len(drivers)} drivers given: name 2 to {MOST_CARS} of them")
+    rules = {replace(d.config.env, cars=1, random_starts=True, idle_limit=0) for d in drivers}
+    if len(rules) > 1:
+        raise UserError(
+            "the runs were trained under different rules (env. settings), so their drivers cannot "
+            "meet; choose runs of one task"
+        )
+    return drivers
+
+
+def _parts(word: str) -> tuple[Path, int | None, int | None]:
+    """Run folder, seed and cycle of RUN[:SEED][@CYCLE]."""
+    run, seed, cycle = re.fullmatch(r"(.*?)(?::(\d+))?(?:@(\d+))?", word).groups()
+    return Path(run), *(None if x is None else int(x) for x in (seed, cycle))
+
+
+def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
+    """Every track from every seating: in seating r driver k sits in car (k + r) mod C.
+
+    Deterministic actions; idle cars are not stopped.
+    """
+    cars = len(drivers)
+    parallel = next(
+        n for n in range(min(config.tracks, max(PARALLEL // cars, 1)), 0, -1)
+        if config.tracks % n == 0
+    )  # fmt: skip
+    seeds = [HeldOutSeeds(config.first_track + n, parallel) for n in range(parallel)] * cars
+    seating = (np.arange(cars)[:, None] + np.repeat(np.arange(cars), parallel)) % cars  # [C, R]
+    races, rounds = np.arange(len(seeds)), config.tracks // parallel
+    scores = np.zeros((cars, len(seeds), rounds, 3))  # return, lap, progress
+    done, kept = np.zeros(len(seeds), int), []
+    states = [driver.state() for driver in drivers]
+    carries = [_carry(driver, len(seeds)) for driver in drivers]
+    image = np.zeros((cars, len(seeds), *drivers[0].loaded.spec.image), np.uint8)
+    is_first = np.zeros((cars, len(seeds)), bool)
+    keys = jax.vmap(lambda s: named_key(jax.random.key(s), "contest"))(jnp.arange(cars))
+    with VectorEnv(_race(drivers, cars), seeds) as env:
+        step = 0
+        while (active := done < rounds).any():
+            actions = np.zeros((len(seeds), cars, 2), np.float32)
+            for k, driver in enumerate(drivers):
+                key = jax.random.fold_in(keys[k], step)[None]
+                inputs = (image[k][None], is_first[k][None], active[None])
+                action, carries[k] = driver.learner.act(
+                    states[k], carries[k], *inputs, key, mode="eval"
+                )
+                actions[races, seating[k]] = jax.device_get(action)[0]
+            if done[0] == 0 and step:
+                kept.append(actions[0])
+            record = env.step(actions, active)
+            for k in range(cars):
+                seat = (races, seating[k])
+                image[k], is_first[k] = record.observation[seat], record.is_first[seat]
+                given, ends = record.given[seat] & active, record.is_last[seat]
+                scores[k, given, done[given], 0] += record.reward[seat][given]
+                at = np.flatnonzero(given & ends)
+                scores[k, at, done[at], 1] = record.lap_finished[seat][at]
+                scores[k, at, done[at], 2] = record.progress[seat][at]
+            done += env.over & active
+            step += 1
+    # [C, seating, parallel, rounds] -> [C, tracks, seating]
+    table = scores.reshape(cars, cars, parallel, rounds, 3).transpose(0, 3, 2, 1, 4)
+    table = table.reshape(cars, config.tracks, cars, 3)
+    return Raced(table[..., 0], table[..., 1] > 0, table[..., 2], np.array(kept))
+
+
+def _race(drivers: Sequence[Driver], cars: int) -> Any:
+    rules: EnvConfig = replace(drivers[0].config.env, cars=cars, random_starts=False, idle_limit=0)
+    return make_race(rules)
+
+
+def _carry(driver: Driver, races: int) -> Any:
+    return jax.tree.map(lambda x: x[None], driver.loaded.agent.carry(races))
+
+
+def judge(raced: Raced) -> dict[str, Any]:
+    """Shares of races with the highest return, and of each driver against each.
+
+    Equal returns share a win. Intervals are 95% bootstraps over tracks: races on one track are not
+    independent.
+    """
+    returns = raced.returns
+    best = returns == returns.max(axis=0)
+    wins = best / best.sum(axis=0)  # [C, tracks, C]
+    pairs = (returns[:, None] > returns) + 0.5 * (returns[:, None] == returns)
+    return {
+        "drivers": [
+            {
+                "wins": _share(wins[k]),
+                "return": _share(returns[k]),
+                "laps": float(raced.laps[k].mean()),
+                "progress": float(raced.progress[k].mean()),
+            }
+            for k in range(len(returns))
+        ],
+        "beats": [
+            [None if k == j else _share(pairs[k, j]) for j in range(len(returns))]
+            for k in range(len(returns))
+        ],
+    }
+
+
+def _share(table: np.ndarray) -> dict[str, float]:
+    """[tracks, seatings] -> mean and its interval."""
+    low, high = bootstrap_interval(table.mean(axis=-1), np.mean)
+    return {"mean": float(table.mean()), "low": low, "high": high}
+
+
+def film(drivers: Sequence[Driver], config: ContestConfig, raced: Raced, path: Path) -> None:
+    """Drives the first race again, from above and as each driver saw it."""
+    env = _race(drivers, len(drivers))().unwrapped
+    views, _ = env.reset(seed=config.first_track)
+
+    def frames():
+        yield _picture(env, views)
+        for action in raced.actions:
+            seen, *_, info = env.step(action)
+            views[info["given"]] = seen[info["given"]]
+            yield _picture(env, views)
+
+    mp4(path, frames(), 50 / drivers[0].config.env.action_repeat)
+    env.close()
+
+
+def _picture(env: Any, views: np.ndarray) -> np.ndarray:
+    """The view from above and, to its right, those of the cars in columns of two."""
+    above = env.race.above()
+    tiles = [np.asarray(Image.fromarray(v).resize((VIEW, VIEW), Image.NEAREST)) for v in views]
+    tiles += [np.zeros_like(tiles[0])] * (len(tiles) % 2)
+    columns = [np.concatenate(tiles[i : i + 2]) for i in range(0, len(tiles), 2)]
+    return np.concatenate([above, *columns], axis=1)
+
+
+def report(drivers: Sequence[Driver], result: dict[str, Any]) -> str:
+    """The figures as a user reads them."""
+    lines = []
+    for driver, row in zip(drivers, result["drivers"], strict=True):
+        wins, score = row["wins"], row["return"]
+        lines.append(
+            f"{driver.name}: wins {_percent(wins)}, return {score['mean']:.1f} "
+            f"({score['low']:.1f} .. {score['high']:.1f}), laps {row['laps']:.0%}, "
+            f"progress {row['progress']:.0%}"
+        )
+    if len(drivers) > 2:
+        for k, j in zip(*np.triu_indices(len(drivers), 1), strict=True):
+            share = _percent(result["beats"][k][j])
+            lines.append(f"{drivers[k].name} beats {drivers[j].name} in {share} of races")
+    return "\n".join(lines)
+
+
+def _percent(share: dict[str, float]) -> str:
+    return f"{share['mean']:.0%} ({share['low']:.0%} .. {share['high']:.0%})"
+
+
+def run_contest(config: ContestConfig) -> dict[str, Any]:
+    """Race, print, write contest.json and contest.mp4; returns what contest.json holds.
+
+    Raises:
+      UserError: impossible options or drivers.
+    """
+    if config.tracks < 1:
+        raise UserError(f"--tracks={config.tracks} cannot be: use 1 or more")
+    if not 0 <= config.first_track <= HELD_OUT - config.tracks:
+        raise UserError(
+            f"--first-track={config.first_track} cannot be: the tracks must lie in "
+            f"0 .. {HELD_OUT - 1}, which training never uses"
+        )
+    drivers = load_drivers(config.drivers)
+    out = config.out or _parts(config.drivers[0])[0] / "contest"
+    out.mkdir(parents=True, exist_ok=True)
+    raced = contest(drivers, config)
+    result = {
+        "names": [driver.name for driver in drivers],
+        "tracks": config.tracks,
+        "first_track": config.first_track,
+        "races": config.tracks * len(drivers),
+        **judge(raced),
+        "returns": raced.returns.tolist(),
+    }
+    write_atomic(out / "contest.json", json.dumps(result, indent=1) + "\n")
+    print(f"{result['races']} races on {config.tracks} held-out tracks, deterministic actions")
+    print(report(drivers, result))
+    film(drivers, config, raced, out / "contest.mp4")
+    print(f"written: {out / 'contest.json'}, {out / 'contest.mp4'}")
+    return result
