@@ -1,5 +1,6 @@
 """The benchmark script at tiny sizes: what it prints, writes and refuses."""
 
+import importlib
 import importlib.util
 import json
 import sys
@@ -15,12 +16,22 @@ TINY += ["--image", "4", "--repeats", "3"]
 
 @pytest.fixture(scope="module")
 def script():
+    sys.path.insert(0, str(SCRIPT.parent))  # as when it is run
     spec = importlib.util.spec_from_file_location("benchmark", SCRIPT)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["benchmark"] = module  # dataclasses look there
     spec.loader.exec_module(module)
     yield module
-    del sys.modules["benchmark"]
+    sys.path.remove(str(SCRIPT.parent))
+
+
+@pytest.fixture(scope="module")
+def replay(script):
+    return importlib.import_module("benchmarks.replay")
+
+
+@pytest.fixture(scope="module")
+def measuring(script):
+    return importlib.import_module("benchmarks.measuring")
 
 
 def test_replay_prints_a_table_and_writes_all_figures(script, tmp_path, capsys):
@@ -38,21 +49,21 @@ def test_replay_prints_a_table_and_writes_all_figures(script, tmp_path, capsys):
                 assert row["first_call_ms"] > row["median_ms"] > 0 and row["extra_mib"] >= 0
 
 
-def test_candidates_hold_and_give_the_same_shapes(script):
-    size = script.Size(1, rows=2, capacity=12, chunk=5, batch=3, length=4, image=4)
+def test_candidates_hold_and_give_the_same_shapes(replay):
+    size = replay.Size(1, rows=2, capacity=12, chunk=5, batch=3, length=4, image=4)
     shapes = {}
-    for name, buffer in {"o": script.our_ring(size), "f": script.flashbax_buffer(size)}.items():
+    for name, buffer in {"o": replay.our_ring(size), "f": replay.flashbax_buffer(size)}.items():
         counts = jnp.full((1, 1, 2), 5, jnp.int32)
         buffer.adder(counts).run()
         shapes[name] = buffer.sampler().run().image.shape
     assert shapes == {"o": (1, 4, 3, 4, 4, 3), "f": (1, 3, 4, 4, 4, 3)}
-    swapped = script.flashbax_buffer(size).sampler(lambda x: jnp.swapaxes(x, 0, 1))
+    swapped = replay.flashbax_buffer(size).sampler(lambda x: jnp.swapaxes(x, 0, 1))
     assert swapped.run().image.shape == shapes["o"]
 
 
-def test_rounds_alternate_and_the_first_call_stands_apart(script, monkeypatch):
+def test_rounds_alternate_and_the_first_call_stands_apart(measuring, monkeypatch):
     clock, order = iter(range(1000)), []
-    monkeypatch.setattr(script.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: float(next(clock)))
 
     def candidate(name, pause):
         def run():
@@ -62,18 +73,18 @@ def test_rounds_alternate_and_the_first_call_stands_apart(script, monkeypatch):
 
         return run
 
-    timings = script.measure({"a": candidate("a", 0), "b": candidate("b", 3)}, 3)
+    timings = measuring.measure({"a": candidate("a", 0), "b": candidate("b", 3)}, 3)
     assert "".join(order) == "ab" + "ab" + "ba" + "ab"
-    assert timings["a"] == script.Timing(10.0, (1.0,) * 3)
-    assert timings["b"] == script.Timing(13.0, (4.0,) * 3)
+    assert timings["a"] == measuring.Timing(10.0, (1.0,) * 3)
+    assert timings["b"] == measuring.Timing(13.0, (4.0,) * 3)
     assert timings["b"].figures(timings["a"])["ratio"] == 4
 
 
-def test_a_ring_too_large_is_cut(script, monkeypatch):
-    size = script.Size(1, rows=2, capacity=1000, chunk=5, batch=3, length=4, image=4)
-    monkeypatch.setattr(script, "free_bytes", lambda: int(size.bytes() / script.SHARE) + 1)
+def test_a_ring_too_large_is_cut(replay, monkeypatch):
+    size = replay.Size(1, rows=2, capacity=1000, chunk=5, batch=3, length=4, image=4)
+    monkeypatch.setattr(replay, "free_bytes", lambda: int(size.bytes() / replay.SHARE) + 1)
     assert size.fitting().capacity == 500
-    monkeypatch.setattr(script, "free_bytes", lambda: 10 * size.bytes())
+    monkeypatch.setattr(replay, "free_bytes", lambda: 10 * size.bytes())
     assert size.fitting() == size
 
 
@@ -82,3 +93,29 @@ def test_a_missing_flashbax_is_one_clear_line(script, monkeypatch, capsys):
     assert script.main(["replay", *TINY]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and "pip install" in said and said.count("\n") == 1
+
+
+def test_a_further_learner_is_priced(script, tmp_path, capsys):
+    file = tmp_path / "sweep.json"
+    words = ["--preset", "debug", "--learners", "1", "--cycles", "2", "--decisions", "20"]
+    assert script.main(["sweep", *words, "--updates", "2", "--json", str(file)]) == 0
+    assert "first cycle" in capsys.readouterr().out
+    row = json.loads(file.read_text())["learners"]["1"]
+    parts = [row[name] for name in ("environments", "acting", "adding", "updates")]
+    assert min(parts) > 0 and sum(parts) <= 1.5 * row["cycle"]
+    assert row["frames_per_second"] == pytest.approx(20 * 4 / row["cycle"])
+    assert row["updates_per_second"] == pytest.approx(2 / row["updates"])
+
+
+def test_the_table_of_a_sweep(script):
+    module = importlib.import_module("benchmarks.sweep")
+    names = (*module.PARTS, "cycle", "frames_per_second", "updates_per_second")
+    one = dict.fromkeys(names, 1.0)
+    rows = {1: one | {"cycle": 2.0}, 2: one | {"cycle": 3.0}, 8: one | {"cycle": 15.0}}
+    last = [line.split()[-1] for line in module.text(rows, module.PRESETS["debug"]).splitlines()]
+    assert last[-2:] == ["0.50", "1.00"]  # (3 - 2) / 1 / 2 and (15 - 3) / 6 / 2
+
+
+def test_no_learners_are_refused(script, capsys):
+    assert script.main(["sweep", "--learners", "0"]) == 2
+    assert "--learners" in capsys.readouterr().err
