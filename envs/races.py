@@ -109,11 +109,16 @@ class RaceStreams:
         """As of `VectorEnv`, but a copy."""
         return self._by_stream(self._races.record)
 
-    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Record:
-        """float32 [E, A], bool [E] (None: all) -> the records. Raises as `VectorEnv.step`."""
+    def step(
+        self,
+        actions: np.ndarray,
+        active: np.ndarray | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Record:
+        """float32 [E, A], bool [E] (None: all) -> the records, see `VectorEnv.step`."""
         active = np.ones(self.num_envs, bool) if active is None else np.asarray(active, bool)
-        record = self._races.step(self._by_race(actions), self._by_race(active).any(axis=1))
-        return self._by_stream(record)
+        racing = self._by_race(active).any(axis=1)
+        return self._by_stream(self._races.step(self._by_race(actions), racing, meanwhile))
 
     def snapshot(self) -> list[dict[str, Any]]:
         """Per race, see `VectorEnv.snapshot`."""

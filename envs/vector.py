@@ -128,8 +128,15 @@ class VectorEnv:
         """bool [E]: the episode has ended, for all its players."""
         return self._ended
 
-    def step(self, actions: np.ndarray, active: np.ndarray | None = None) -> Record:
+    def step(
+        self,
+        actions: np.ndarray,
+        active: np.ndarray | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> Record:
         """float32 [E, A], bool [E] (None: all) -> the records, valid until the next call.
+
+        `meanwhile` is called while the processes are at work.
 
         Raises:
             ValueError: wrong shapes, or an action that is not finite where one is used.
@@ -143,7 +150,7 @@ class VectorEnv:
             self._arrays["seed"][e] = self._seeds[e](self._episodes[e] + 1)
         self._arrays["action"][:], self._arrays["order"][:] = actions, order
         self._record.given[:] = False
-        self._exchange("step")
+        self._exchange("step", meanwhile)
         for e in np.flatnonzero(order):  # only now: until here the snapshot is the step before
             if order[e] == worker.RESET:
                 self._episodes[e], self._actions[e] = self._episodes[e] + 1, []
@@ -234,10 +241,11 @@ class VectorEnv:
         if not self._workers:
             raise RuntimeError("VectorEnv: closed; make a new one and restore a snapshot.")
 
-    def _exchange(self, message: str | list) -> None:
+    def _exchange(self, message: str | list, meanwhile: Callable = lambda: None) -> None:
         """Sends "step", or one entry per environment, and waits for all workers."""
         self._failure = f"An earlier call was interrupted, answers are outstanding. {REMEDY}"
         self._send(message)
+        meanwhile()
         self._receive("step" if message == "step" else "restore")
         self._failure = None
 

@@ -98,9 +98,11 @@ def test_a_missing_flashbax_is_one_clear_line(script, monkeypatch, capsys):
 def test_a_further_learner_is_priced(script, tmp_path, capsys):
     file = tmp_path / "sweep.json"
     words = ["--preset", "debug", "--learners", "1", "--cycles", "2", "--decisions", "20"]
-    assert script.main(["sweep", *words, "--updates", "2", "--json", str(file)]) == 0
+    assert script.main(["sweep", *words, "--updates", "2", "--overlap", "--json", str(file)]) == 0
     assert "first cycle" in capsys.readouterr().out
-    row = json.loads(file.read_text())["learners"]["1"]
+    rows = json.loads(file.read_text())["learners"]
+    assert rows["1 overlap"]["updates_per_second"] > 0
+    row = rows["1"]
     parts = [row[name] for name in ("environments", "acting", "adding", "updates")]
     assert min(parts) > 0 and sum(parts) <= 1.5 * row["cycle"]
     assert row["frames_per_second"] == pytest.approx(20 * 4 / row["cycle"])
@@ -111,7 +113,8 @@ def test_the_table_of_a_sweep(script):
     module = importlib.import_module("benchmarks.sweep")
     names = (*module.PARTS, "cycle", "frames_per_second", "updates_per_second")
     one = dict.fromkeys(names, 1.0)
-    rows = {1: one | {"cycle": 2.0}, 2: one | {"cycle": 3.0}, 8: one | {"cycle": 15.0}}
+    cycles = {1: 2.0, 2: 3.0, 8: 15.0}
+    rows = {str(s): one | {"learners": s, "cycle": c} for s, c in cycles.items()}
     last = [line.split()[-1] for line in module.text(rows, module.PRESETS["debug"]).splitlines()]
     assert last[-2:] == ["0.50", "1.00"]  # (3 - 2) / 1 / 2 and (15 - 3) / 6 / 2
 

@@ -19,8 +19,8 @@ from dreamer_jax.training.environments import make_env
 from dreamer_jax.training.evaluate import Played, evaluate
 from dreamer_jax.training.learner import make_learner
 from dreamer_jax.training.logging import mp4
-from dreamer_jax.training.loop import checkpoint_template
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
+from dreamer_jax.training.saving import checkpoint_template
 from dreamer_jax.training.statistics import summarise
 from dreamer_jax.types import Agent, Spec
 from envs.make import HELD_OUT

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,14 @@ Policy = Callable[[Record, np.ndarray, int], np.ndarray]
 """(latest record [E, ...], active bool [E], step of the cycle) -> actions float32 [E, A]"""
 
 
+Meanwhile = Callable[[int], None]
+"""(step of the cycle); called while the environments are at work."""
+
+
+def idle(step: int) -> None:
+    """Nothing."""
+
+
 class Collector:
     """Drives E = S * N environment streams (learner-major) and remembers running episodes."""
 
@@ -45,7 +54,7 @@ class Collector:
         self.frames = np.zeros(learners, np.int64)  # simulated so far
         self._running = np.zeros((env.num_envs, 3))  # reward, decisions, frames
 
-    def steps(self, policy: Policy, number: int) -> Collected:
+    def steps(self, policy: Policy, number: int, meanwhile: Meanwhile = idle) -> Collected:
         """Every environment makes `number` steps."""
         clock = np.zeros(self.env.num_envs, int)
 
@@ -53,9 +62,9 @@ class Collector:
             clock[:] += 1
             return clock < number
 
-        return self._collect(policy, still)
+        return self._collect(policy, still, meanwhile)
 
-    def episodes(self, policy: Policy, number: int) -> Collected:
+    def episodes(self, policy: Policy, number: int, meanwhile: Meanwhile = idle) -> Collected:
         """Every environment finishes `number` episodes, then waits for the others."""
         done = np.zeros(self.env.num_envs, int)
 
@@ -63,16 +72,18 @@ class Collector:
             done[:] += record.given & record.is_last
             return done < number
 
-        return self._collect(policy, still)
+        return self._collect(policy, still, meanwhile)
 
-    def _collect(self, policy: Policy, still: Callable[[Record], np.ndarray]) -> Collected:
+    def _collect(
+        self, policy: Policy, still: Callable[[Record], np.ndarray], meanwhile: Meanwhile
+    ) -> Collected:
         active = np.ones(self.env.num_envs, bool)
         stage = _Stage(self.env, self.learners, self.chunk)
         episodes: list[Episode] = []
         step = 0
         while active.any():
             actions = policy(self.last, active, step)
-            record = self.env.step(actions, active)
+            record = self.env.step(actions, active, partial(meanwhile, step))
             self.last = Record(*(np.array(x) for x in record))  # the views die with the next step
             stage.add(self.last, actions)
             fresh = np.where(self.last.given, self.last.frames, 0)

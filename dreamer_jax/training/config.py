@@ -63,6 +63,8 @@ class RunConfig:
     """Episodes per environment, or decisions per learner, in a cycle."""
     updates: int = 20
     """Updates after each cycle's collection."""
+    overlap: bool = False
+    """Make the updates while the environments are at work, on what earlier cycles brought."""
     envs: int = 1
     """Environments per learner."""
     prefill: int = 0

@@ -5,7 +5,6 @@ A cycle makes one dispatch of `updates` updates and one device-to-host transfer 
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training import memory
 from dreamer_jax.training.checkpoint import Checkpointer
-from dreamer_jax.training.collect import Collected, Collector
+from dreamer_jax.training.collect import Collected, Collector, Meanwhile, idle
 from dreamer_jax.training.config import RunConfig, with_values
 from dreamer_jax.training.devices import describe, learner_mesh, put, share
 from dreamer_jax.training.display import Display
@@ -28,6 +27,7 @@ from dreamer_jax.training.environments import streams
 from dreamer_jax.training.evaluate import evaluate
 from dreamer_jax.training.learner import Learner, Swept, empty_replay, make_learner, record_spec
 from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.saving import load_run, save_run
 from dreamer_jax.training.signals import StopRequest
 from dreamer_jax.types import Agent, Spec
 from envs.drivers import SmoothDriver
@@ -82,7 +82,7 @@ class Run:
             self.agent,
             self.spec,
             config.envs,
-            config.updates,
+            1 if config.overlap else config.updates,
             config.batch,
             config.length,
             self._swept(make_agent),
@@ -161,56 +161,12 @@ class Run:
             display.say(f"trained on the driver's records: {number + 1}/{self.config.pretrain}")
 
     def save(self) -> None:
-        """A complete checkpoint; the ring is cut to its filled part."""
-        filled = int(np.max(jax.device_get(self.ring.size)))
-        arrays = {
-            "agent": self.state,
-            "replay": dataclasses.replace(
-                self.ring, data=jax.tree.map(lambda x: x[:, :, :filled], self.ring.data)
-            ),
-            "carry": self.carry,
-            "healthy": self.healthy,
-        }
-        host = {
-            "cycle": self.cycle,
-            "updates": self.updates,
-            "refreshes": self.refreshes,
-            "scenes": None if self.scenes is None else self.scenes.digest,
-            "filled": filled,
-            "seeds": self.seeds,
-            "collector": self.collector.get_state(),
-            "drivers": [driver.get_state() for driver in self.drivers],
-        }
-        self.checkpoints.save(self.cycle, arrays, host)
+        """A complete checkpoint."""
+        save_run(self)
 
     def load(self) -> list[str]:
         """Continue from the newest whole checkpoint; returns warnings about damaged ones."""
-        template, _ = checkpoint_template(self.agent, self.spec, self.config, self.checkpoints)
-        restored = self.checkpoints.restore(template)
-        host, arrays = restored.host, restored.arrays
-        if self.scenes is not None and host["scenes"] != self.scenes.digest:
-            raise UserError(
-                f"--ddim={self.config.ddim} holds other weights than the run began with; put the "
-                "old ones back, or start a new run with --out"
-            )
-        self.refreshes = host["refreshes"]
-        self.state = self._put(arrays["agent"], self.agent.axes)
-        self.carry, self.healthy = self._put((arrays["carry"], arrays["healthy"]))
-        self.known_healthy = np.array(jax.device_get(self.healthy))
-        room = self.capacity - host["filled"]
-        ring = self._put(arrays["replay"])
-        self.ring = dataclasses.replace(
-            ring,
-            data=jax.tree.map(
-                lambda x: jnp.pad(x, [(0, 0)] * 2 + [(0, room)] + [(0, 0)] * (x.ndim - 3)),
-                ring.data,
-            ),
-        )
-        self.cycle, self.updates = host["cycle"], host["updates"]
-        self.collector.set_state(host["collector"])
-        for driver, state in zip(self.drivers, host["drivers"], strict=True):
-            driver.set_state(state)
-        return restored.warnings
+        return load_run(self)
 
     # ------------------------------------------------------------------ cycle
 
@@ -234,16 +190,10 @@ class Run:
 
     def _cycle(self, display: Display) -> None:
         config = self.config
-        clock = time.perf_counter()
         frames = self.collector.frames.copy()
         with jax.transfer_guard("disallow"):  # what crosses does so on purpose
-            collected = self.collect()
-            collect_seconds = time.perf_counter() - clock
-            clock = time.perf_counter()
-            if self.learner.refresh:
-                self.refresh()
-            figures = self.update()
-            update_seconds = time.perf_counter() - clock
+            turns = self._at_once() if config.overlap else self._in_turns()
+        collected, figures, collect_seconds, update_seconds = turns
         self.cycle += 1
         display.cycle(
             self.cycle,
@@ -257,6 +207,8 @@ class Run:
             self.known_healthy,
         )
         self._check(figures, display)
+        if config.overlap:
+            self._add(collected)
         if figures and config.report_every and self.cycle % config.report_every == 0:
             self.report(display)
         if config.eval_every and (
@@ -264,25 +216,65 @@ class Run:
         ):
             self.evaluate(display)
 
-    def collect(self) -> Collected:
-        """One cycle's episodes or steps with the current policy, added to the replay."""
+    def _in_turns(self) -> tuple[Collected, dict[str, np.ndarray], float, float]:
+        """Collecting, then updates on all there is; what came of both, and the seconds of each."""
+        clock = time.perf_counter()
+        self._add(collected := self.collect())
+        between = time.perf_counter()
+        if self.learner.refresh:
+            self.refresh()
+        figures = self.update()
+        return collected, figures, between - clock, time.perf_counter() - between
+
+    def _at_once(self) -> tuple[Collected, dict[str, np.ndarray], float, float]:
+        """The updates spread evenly over the steps of collecting, each while processes are at work.
+
+        They see what earlier cycles brought; the policy follows them from step to step.
+        """
+        clock = time.perf_counter()
+        if self.learner.refresh:
+            self.refresh()
+        ready, number, tables = self._ready(), self.config.updates, []
+
+        def some(step: int) -> None:
+            while ready and len(tables) < min((step + 1) * number // self.config.chunk, number):
+                tables.append(self._dispatch())
+
+        collected = self.collect(some)
+        some(self.config.chunk)  # of episodes that ended early
+        figures = self._fetch(tables)
+        seconds = time.perf_counter() - clock
+        return collected, figures, seconds, seconds
+
+    def collect(self, meanwhile: Meanwhile = idle) -> Collected:
+        """One cycle's episodes or steps with the current policy."""
         if self.config.cycle_unit == "episodes":
-            collected = self.collector.episodes(self._act, self.config.cycle_size)
-        else:
-            collected = self.collector.steps(self._act, self.config.chunk)
-        self._add(collected)
-        return collected
+            return self.collector.episodes(self._act, self.config.cycle_size, meanwhile)
+        return self.collector.steps(self._act, self.config.chunk, meanwhile)
 
     def update(self) -> dict[str, np.ndarray]:
         """M updates: figures by name, each [M, S]. Empty while the replay holds no sequence."""
-        sizes = jax.device_get(self.ring.size)
-        if np.any(np.maximum(sizes - self.config.length + 1, 0).sum(-1) == 0):
+        if not self._ready():
             return {}
+        dispatches = self.config.updates if self.config.overlap else 1
+        return self._fetch([self._dispatch() for _ in range(dispatches)])
+
+    def _ready(self) -> bool:
+        sizes = jax.device_get(self.ring.size)
+        return not np.any(np.maximum(sizes - self.config.length + 1, 0).sum(-1) == 0)
+
+    def _dispatch(self) -> jax.Array:
+        """Starts the updates of one program; figures [M or 1, n, S], not waited for."""
         self.state, self.healthy, figures = self.learner.update(
             self.state, self.ring, self.keys, self.healthy
         )
-        self.updates += self.config.updates
-        table = jax.device_get(figures)
+        self.updates += figures.shape[0]
+        return figures
+
+    def _fetch(self, tables: list[jax.Array]) -> dict[str, np.ndarray]:
+        if not tables:
+            return {}
+        table = np.concatenate(jax.device_get(tables))
         return {name: table[:, i] for i, name in enumerate(self.learner.names)}
 
     def _check(self, figures: dict[str, np.ndarray], display: Display) -> None:
@@ -352,33 +344,3 @@ def _act_keys(keys: jax.Array, count: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(named_key(key, "act"), count[0]), count[1])
 
     return jax.vmap(one)(keys)
-
-
-def checkpoint_template(
-    agent: Agent,
-    spec: Spec,
-    config: RunConfig,
-    checkpoints: Checkpointer,
-    step: int | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Shapes of a run's checkpoint, and the host part of the one that would be restored.
-
-    Raises:
-      UserError: there is no whole checkpoint.
-    """
-    host = checkpoints.restore_host(step)
-    learners = len(host["seeds"])
-
-    def build():
-        keys = jax.vmap(jax.random.key)(jnp.zeros(learners, jnp.int32))
-        carry = jax.tree.map(
-            lambda x: jnp.broadcast_to(x, (learners, *x.shape)), agent.carry(config.envs)
-        )
-        return {
-            "agent": jax.vmap(agent.init, out_axes=agent.axes)(keys),
-            "replay": empty_replay(spec, learners, config.envs, host["filled"]),
-            "carry": carry,
-            "healthy": jnp.ones(learners, bool),
-        }
-
-    return jax.eval_shape(build), host

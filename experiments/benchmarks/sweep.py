@@ -33,6 +33,7 @@ def sweep(
     decisions: int = 250,
     updates: int | None = None,
     records: int | None = None,
+    overlap: bool = False,
     out: Annotated[Path | None, tyro.conf.arg(name="json")] = None,
 ) -> None:
     """Runs of S learners on the real environment, arm baseline, one cycle of each in turn.
@@ -44,6 +45,7 @@ def sweep(
         decisions: Of each learner in a cycle.
         updates: In a cycle (default: the preset's).
         records: Replay of each learner (default: the preset's, or what the cycles bring if less).
+        overlap: Also with the updates made while the environments are at work.
         out: File for all figures.
     """
     if not learners or min(learners) < 1 or len(set(learners)) < len(learners):
@@ -62,14 +64,17 @@ def sweep(
         replay=min(usual.replay, enough) if records is None else records,
     )
     with contextlib.ExitStack() as stack:
-        sizes = {s: stack.enter_context(Sized(config, s)) for s in sorted(learners)}
-        for s, size in sizes.items():
-            print(f"{s} learners: first cycle, compilation included, {size.cycle():.1f} s")
+        sizes = {str(s): stack.enter_context(Sized(config, s)) for s in sorted(learners)}
+        if overlap:
+            config = dataclasses.replace(config, overlap=True)
+            sizes |= {f"{s} overlap": stack.enter_context(Sized(config, s)) for s in learners}
+        for name, size in sizes.items():
+            print(f"{name}: first cycle, compilation included, {size.cycle():.1f} s", flush=True)
             size.seconds.clear()
         for _ in range(cycles):
             for size in sizes.values():
                 size.cycle()
-        rows = {s: size.figures(cycles) for s, size in sizes.items()}
+        rows = {name: size.figures(cycles) for name, size in sizes.items()}
     print(text(rows, config))
     settings = {"preset": preset, "cycles": cycles, "decisions": decisions}
     settings |= {"updates": config.updates, "batch": config.batch, "length": config.length}
@@ -115,14 +120,16 @@ class Sized:
     def cycle(self) -> float:
         """Collects and updates once; seconds."""
         start = time.perf_counter()
-        self.run.collect()
-        between = time.perf_counter()
-        jax.block_until_ready((self.run.update(), self.run.state))
+        if self.config.overlap:
+            collected, _, _, updates = self.run._at_once()
+            self.run._add(collected)
+        else:
+            *_, updates = self.run._in_turns()
+        jax.block_until_ready(self.run.state)
         self.run.cycle += 1
-        end = time.perf_counter()
-        self.seconds["updates"].append(end - between)
-        self.seconds["cycle"].append(end - start)
-        return end - start
+        self.seconds["updates"].append(updates)
+        self.seconds["cycle"].append(time.perf_counter() - start)
+        return self.seconds["cycle"][-1]
 
     def figures(self, cycles: int) -> dict[str, Any]:
         """Medians over cycles, in seconds; rates over all learners."""
@@ -130,34 +137,35 @@ class Sized:
             name: float(np.median(np.sum(np.reshape(self.seconds[name], (cycles, -1)), axis=1)))
             for name in (*PARTS, "cycle")
         }
-        decisions = self.learners * self.config.cycle_size
-        collecting = parts["cycle"] - parts["updates"]
-        frames = decisions * self.config.env.action_repeat
+        frames = self.learners * self.config.cycle_size * self.config.env.action_repeat
         return {
+            "learners": self.learners,
             **parts,
             "frames_per_second": frames / parts["cycle"],
-            "frames_per_second_collecting": frames / collecting,
             "updates_per_second": self.learners * self.config.updates / parts["updates"],
         }
 
 
-def text(rows: dict[int, dict[str, Any]], config: RunConfig) -> str:
-    """A table; the last column is a learner's cost beyond the next smaller size, by that of one."""
+def text(rows: dict[str, dict[str, Any]], config: RunConfig) -> str:
+    """A table; the last column is a learner's cost beyond the row above, by that of the first row.
+
+    Overlapped updates stand with the seconds of all the collecting that they are spread over.
+    """
     lines = [
         f"a cycle: {config.cycle_size} decisions and {config.updates} updates of {config.batch} x "
         f"{config.length} records for each learner; seconds, medians",
-        f"  {'learners':>8}{'cycle':>9}{''.join(f'{name:>14}' for name in PARTS)}"
+        f"  {'learners':>10}{'cycle':>9}{''.join(f'{name:>14}' for name in PARTS)}"
         f"{'frames/s':>10}{'updates/s':>11}{'one more':>10}",
     ]
-    smaller = None
-    for s, row in rows.items():
-        one = next(iter(rows.values()))["cycle"] / next(iter(rows))
-        more = "" if smaller is None else (
-            f"{(row['cycle'] - rows[smaller]['cycle']) / (s - smaller) / one:.2f}"
-        )  # fmt: skip
+    above, one = None, next(iter(rows.values()))
+    for name, row in rows.items():
+        more = ""
+        if above is not None and row["learners"] > above["learners"]:
+            extra = (row["cycle"] - above["cycle"]) / (row["learners"] - above["learners"])
+            more = f"{extra * one['learners'] / one['cycle']:.2f}"
         lines.append(
-            f"  {s:8}{row['cycle']:9.2f}{''.join(f'{row[name]:14.2f}' for name in PARTS)}"
+            f"  {name:>10}{row['cycle']:9.2f}{''.join(f'{row[part]:14.2f}' for part in PARTS)}"
             f"{row['frames_per_second']:10.0f}{row['updates_per_second']:11.2f}{more:>10}"
         )
-        smaller = s
+        above = row
     return "\n".join(lines)

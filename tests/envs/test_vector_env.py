@@ -87,6 +87,21 @@ def test_inactive_environments_are_not_touched():
         assert min(taken) > 0
 
 
+def test_what_is_done_meanwhile_is_done_once_and_may_fail():
+    calls = []
+    with counting(2) as envs:
+        envs.step(np.zeros((2, 2)), meanwhile=lambda: calls.append(envs.record.given.copy()))
+        assert len(calls) == 1
+
+        def fail():
+            raise KeyError("meanwhile")
+
+        with pytest.raises(KeyError):
+            envs.step(np.zeros((2, 2)), meanwhile=fail)
+        with pytest.raises(EnvironmentDied, match="interrupted"):
+            envs.step(np.zeros((2, 2)))
+
+
 def test_actions_arrive_and_are_kept_as_float32():
     action = np.array([[1 / 3, 1e-7]], np.float32)
     with counting(1) as envs:

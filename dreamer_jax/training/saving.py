@@ -1,0 +1,104 @@
+"""What a checkpoint of a run holds, and how a run goes on from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.config import RunConfig
+from dreamer_jax.training.devices import put
+from dreamer_jax.training.learner import empty_replay
+from dreamer_jax.types import Agent, Spec
+
+if TYPE_CHECKING:
+    from dreamer_jax.training.loop import Run
+
+
+def save_run(run: Run) -> None:
+    """A complete checkpoint; the ring is cut to its filled part."""
+    filled = int(np.max(jax.device_get(run.ring.size)))
+    arrays = {
+        "agent": run.state,
+        "replay": dataclasses.replace(
+            run.ring, data=jax.tree.map(lambda x: x[:, :, :filled], run.ring.data)
+        ),
+        "carry": run.carry,
+        "healthy": run.healthy,
+    }
+    host = {
+        "cycle": run.cycle,
+        "updates": run.updates,
+        "refreshes": run.refreshes,
+        "scenes": None if run.scenes is None else run.scenes.digest,
+        "filled": filled,
+        "seeds": run.seeds,
+        "collector": run.collector.get_state(),
+        "drivers": [driver.get_state() for driver in run.drivers],
+    }
+    run.checkpoints.save(run.cycle, arrays, host)
+
+
+def load_run(run: Run) -> list[str]:
+    """Continue from the newest whole checkpoint; returns warnings about damaged ones."""
+    template, _ = checkpoint_template(run.agent, run.spec, run.config, run.checkpoints)
+    restored = run.checkpoints.restore(template)
+    host, arrays = restored.host, restored.arrays
+    if run.scenes is not None and host["scenes"] != run.scenes.digest:
+        raise UserError(
+            f"--ddim={run.config.ddim} holds other weights than the run began with; put the "
+            "old ones back, or start a new run with --out"
+        )
+    run.refreshes = host["refreshes"]
+    run.state = put(arrays["agent"], run.mesh, run.agent.axes)
+    run.carry, run.healthy = put((arrays["carry"], arrays["healthy"]), run.mesh)
+    run.known_healthy = np.array(jax.device_get(run.healthy))
+    room = run.capacity - host["filled"]
+    ring = put(arrays["replay"], run.mesh)
+    run.ring = dataclasses.replace(
+        ring,
+        data=jax.tree.map(
+            lambda x: jnp.pad(x, [(0, 0)] * 2 + [(0, room)] + [(0, 0)] * (x.ndim - 3)),
+            ring.data,
+        ),
+    )
+    run.cycle, run.updates = host["cycle"], host["updates"]
+    run.collector.set_state(host["collector"])
+    for driver, state in zip(run.drivers, host["drivers"], strict=True):
+        driver.set_state(state)
+    return restored.warnings
+
+
+def checkpoint_template(
+    agent: Agent,
+    spec: Spec,
+    config: RunConfig,
+    checkpoints: Checkpointer,
+    step: int | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Shapes of a run's checkpoint, and the host part of the one that would be restored.
+
+    Raises:
+      UserError: there is no whole checkpoint.
+    """
+    host = checkpoints.restore_host(step)
+    learners = len(host["seeds"])
+
+    def build():
+        keys = jax.vmap(jax.random.key)(jnp.zeros(learners, jnp.int32))
+        carry = jax.tree.map(
+            lambda x: jnp.broadcast_to(x, (learners, *x.shape)), agent.carry(config.envs)
+        )
+        return {
+            "agent": jax.vmap(agent.init, out_axes=agent.axes)(keys),
+            "replay": empty_replay(spec, learners, config.envs, host["filled"]),
+            "carry": carry,
+            "healthy": jnp.ones(learners, bool),
+        }
+
+    return jax.eval_shape(build), host
