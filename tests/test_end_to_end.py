@@ -233,7 +233,7 @@ def kill_an_environment(folder, capsys):
 
     with pytest.MonkeyPatch.context() as patch:
         before_cycle(patch, 1, kill)
-        assert race(["--resume", str(folder)]) == 2
+        assert race(["--resume", str(folder)]) == 3
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("error: environment 1 (") and "killed by SIGKILL" in error
     assert f"up to cycle {before + 1}: --resume {folder}" in error

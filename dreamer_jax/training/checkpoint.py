@@ -40,6 +40,7 @@ from dreamer_jax.training.run_folder import sync_folder
 PyTree = Any
 
 ARRAYS_NAME = "arrays"
+HOST_ARRAYS_NAME = "arrays.npz"
 HOST_NAME = "host.json"
 _STEP = re.compile(r"\d{8,}")
 _TEMPORARY = ".tmp-"  # unfinished, may be removed
@@ -118,7 +119,7 @@ class Checkpointer:
                 "settings of the run that wrote it (its config.json), or start a new run with "
                 "another --out"
             )
-        arrays = treedef.unflatten(_read_leaves(folder / ARRAYS_NAME, leaves))
+        arrays = treedef.unflatten(_read_leaves(folder, leaves))
         return Restored(found, arrays, _read_host(folder), warnings)
 
     def restore_host(self, step: int | None = None) -> dict[str, Any]:
@@ -216,7 +217,9 @@ def _write(folder: Path, step: int, arrays: PyTree, host: dict[str, Any]) -> Non
     leaves = [_plain(leaf) for leaf in jax.tree_util.tree_leaves(arrays)]
     # Orbax takes neither empty arrays nor empty trees; the template brings those back.
     items = {f"{i:05d}": leaf for i, leaf in enumerate(leaves) if leaf.size}
-    if items:
+    if jax.process_count() > 1:  # Orbax would not save what lies on one of several hosts
+        np.savez(folder / HOST_ARRAYS_NAME, **jax.device_get(items))
+    elif items:
         pieces = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), items)
         with _orbax() as checkpointer:
             checkpointer.save(
@@ -231,11 +234,14 @@ def _read_leaves(folder: Path, leaves: list[Any]) -> list[Any]:
     forms = [_form(leaf) for leaf in leaves]
     items = {f"{i:05d}": form for i, form in enumerate(forms) if form.size}
     stored: dict[str, Any] = {}
-    if items:
+    if (path := folder / HOST_ARRAYS_NAME).exists():
+        with np.load(path) as file:
+            stored = {name: _placed(file[name], form) for name, form in items.items()}
+    elif items:
         arguments = ocp.checkpoint_utils.construct_restore_args(items)
         with _orbax() as checkpointer:
             stored = checkpointer.restore(
-                folder, args=ocp.args.PyTreeRestore(items, restore_args=arguments)
+                folder / ARRAYS_NAME, args=ocp.args.PyTreeRestore(items, restore_args=arguments)
             )
     return [
         _typed(stored.get(f"{i:05d}"), form, leaf)
@@ -262,19 +268,23 @@ def _form(leaf: Any) -> jax.ShapeDtypeStruct | np.ndarray:
     if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return np.asarray(leaf)
     shape = jax.eval_shape(jax.random.key_data, leaf) if is_key(leaf) else leaf
-    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    sharding = leaf.sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
 
 
 def _typed(value: Any, form: jax.ShapeDtypeStruct | np.ndarray, leaf: Any) -> Any:
     if value is None:
-        value = np.zeros(form.shape, form.dtype)
-        if isinstance(form, jax.ShapeDtypeStruct):
-            value = jax.device_put(value, form.sharding)
+        value = _placed(np.zeros(form.shape, form.dtype), form)
     if is_key(leaf):
         return jax.random.wrap_key_data(value, impl=_key_impl(leaf))
     # Python scalars in a tree come back as they were.
     return type(leaf)(value) if isinstance(leaf, bool | int | float | complex) else value
+
+
+def _placed(value: np.ndarray, form: jax.ShapeDtypeStruct | np.ndarray) -> Any:
+    if isinstance(form, jax.ShapeDtypeStruct):
+        return jax.device_put(value, form.sharding)
+    return value
 
 
 def _key_impl(leaf: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 import tyro
 
 from dreamer_jax.errors import UserError
+from dreamer_jax.training import hosts
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.assess import EvaluateConfig, assess_run
 from dreamer_jax.training.compilation import enable_cache
@@ -27,13 +28,16 @@ from envs.vector import EnvironmentDied
 
 
 def guarded(main: Callable[[], int]) -> int:
-    """Run `main`; what a user can mend becomes one line and exit status 2."""
+    """Run `main`; what a user can mend becomes one line and exit status 2.
+
+    A dead environment gives 3: the same again may well work.
+    """
     try:
         enable_cache()
         return main()
     except (UserError, EnvironmentDied) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return 3 if isinstance(error, EnvironmentDied) else 2
     except KeyboardInterrupt:
         print("left at once; the last checkpoint is intact", file=sys.stderr)
         return 130
@@ -89,7 +93,10 @@ def _race(argv: Sequence[str], find_scenes: FindScenes) -> int:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--resume", type=Path)
+    first.add_argument("--hosts")
     known, rest = first.parse_known_args(argv)
+    if known.hosts is not None:
+        hosts.join(known.hosts)
     if known.resume is not None:
         if rest or known.preset:
             extra = " ".join(rest) or f"--preset {known.preset}"
@@ -97,9 +104,9 @@ def _race(argv: Sequence[str], find_scenes: FindScenes) -> int:
                 f"--resume goes on with the settings of the run; leave out {extra}, or start a "
                 "new run with --out"
             )
-        return resume(known.resume, find_scenes)
+        return resume(hosts.own_folder(known.resume), find_scenes)
     preset, why = choose(known.preset)
-    config = parse(rest, preset)
+    config = hosts.own_share(parse(rest, preset))
     print(why)
     name = known.preset or next(k for k, v in PRESETS.items() if v is preset)
     return begin(config, name, find_scenes)
@@ -109,7 +116,7 @@ def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
     """Overrides on top of a preset. Exits with status 2, naming the field, when one is unknown."""
     config = tyro.cli(
         RunConfig,
-        prog="car_racing.py [--preset debug|laptop|paper] [--resume DIR]",
+        prog="car_racing.py [--preset debug|laptop|paper] [--resume DIR] [--hosts HOSTS]",
         description="Train on CarRacing-v3. Defaults shown are those of the chosen preset.",
         args=list(arguments),
         default=preset,
@@ -154,7 +161,7 @@ def resume(path: Path, find_scenes: FindScenes) -> int:
         with Run(make_agent, config, folder, scenes) as run:
             fresh = not run.checkpoints.steps()
             warnings = [] if fresh else run.load()
-            frames = [-1] if fresh else run.collector.frames
+            frames = [-1] * len(run.members) if fresh else run.collector.frames
             display = Display(folder.path, run.members, config.cycles, run.cycle, frames)
             try:
                 announce(folder.path)

@@ -85,7 +85,7 @@ def _compare(argv: list[str], scripts: Path) -> int:
     _check(config, argv[cut + 1 :])
     if config.seeds is None:
         groups = {name: read_group(name, p) for name, p in parse_groups(config.groups).items()}
-        _write(config, groups, [_command(argv)], warnings_about(groups))
+        write_comparison(config, groups, [_command(argv)], warnings_about(groups))
         return 0
     plan = Plan(
         scripts,
@@ -115,7 +115,7 @@ def _run_and_compare(config: CompareConfig, plan: Plan, argv: Sequence[str]) -> 
             # A run that broke down may be the arm's fault: it must not vanish from the report.
             lost = [f"{job.name} is missing: {job.failure}".rstrip(".") for job in failed]
             commands = [_command(argv), *_run_commands(plan)]
-            _write(config, groups, commands, lost + warnings_about(groups))
+            write_comparison(config, groups, commands, lost + warnings_about(groups))
     finally:
         for job in failed:
             print(f"error: {job.name}: {job.failure}; log: {job.log}", file=sys.stderr)
@@ -168,7 +168,7 @@ def _finished(jobs: Sequence[Job]) -> dict[str, list[SeedRun]]:
     return {arm: groups[arm] for arm in order if arm in groups}
 
 
-def _write(
+def write_comparison(
     config: CompareConfig,
     groups: Mapping[str, Sequence[SeedRun]],
     commands: Sequence[str],

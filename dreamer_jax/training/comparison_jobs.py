@@ -194,12 +194,12 @@ def _note_end(job: Job, stopped: bool) -> None:
     if code == 0:
         return
     script = Path(job.command[0]).name
-    job.failure = "stopped" if stopped else f"{script} failed ({_last_line(job.log) or code})"
+    job.failure = "stopped" if stopped else f"{script} failed ({last_line(job.log) or code})"
     if not stopped:
         print(f"{job.name}: {job.failure}, log in {job.log}", file=sys.stderr, flush=True)
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
     # A progress bar writes many states into one line.
     last = next((line for line in reversed(lines) if line.strip()), "")

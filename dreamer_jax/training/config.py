@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -125,6 +126,7 @@ AT_LEAST_ONE = [
     "eval_episodes",
     "env.action_repeat",
     "env.time_limit",
+    "env.cars",
     "agent.horizon",
     "agent.starts",
     "agent.actor_interval",
@@ -218,7 +220,7 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
     return [
         ("seed", config.seed < 2**31, "use a number below 2147483648"),
         ("seeds", max(m.seed for m in config.members) < 2**31, "use numbers below 2147483648"),
-        ("env.cars", 1 <= config.env.cars <= MOST_CARS, f"use 1 to {MOST_CARS}"),
+        ("env.cars", config.env.cars <= MOST_CARS, f"use 1 to {MOST_CARS}"),
         (
             "env.cars",
             len(config.members) % config.env.cars == 0,
@@ -295,5 +297,5 @@ def _get(config: RunConfig, name: str) -> Any:
 
 def _need(condition: bool, name: str, config: RunConfig, remedy: str) -> None:
     if not condition:
-        option = "--" + name.replace("_", "-").rstrip("-")
+        option = "--" + re.sub("_(?!$)", "-", name)
         raise UserError(f"{option}={_get(config, name)} cannot be: {remedy}")

@@ -81,7 +81,7 @@ def _axis(entry: str) -> tuple[str, tuple[float, ...]]:
         known = ", ".join(name.split(".")[1] for name in SWEEPABLE)
         raise UserError(
             f"--sweep {entry}: {given} cannot be swept inside one program (sizes and schedules "
-            f"need one each: start car_racing.py for every value); what can be: {known}"
+            f"need one each: experiments/sweep.py --vary starts them); what can be: {known}"
         )
     try:
         values = tuple(float(value) for value in text.split(","))
