@@ -45,13 +45,7 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
     Raises:
       UserError: no run or checkpoint in `path`, or impossible options.
     """
-    if options.episodes < 1:
-        raise UserError(f"--episodes={options.episodes} cannot be: use 1 or more")
-    if not 0 <= options.first_track <= HELD_OUT - options.episodes:
-        raise UserError(
-            f"--first-track={options.first_track} cannot be: the tracks must lie in "
-            f"0 .. {HELD_OUT - 1}, which training never uses"
-        )
+    check_tracks("episodes", options.episodes, options.first_track)
     with RunFolder.open(path, exclusive=False) as folder:
         config = check(from_dict(folder.load_config()))
         played, cycle = play(folder.path, config, options)
@@ -69,6 +63,17 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
         mp4(video, played.video, 50 / config.env.action_repeat)
         print(f"video: {video}")
     return results
+
+
+def check_tracks(name: str, number: int, first: int) -> None:
+    """Raises UserError unless the option `name` and --first-track give held-out tracks."""
+    if number < 1:
+        raise UserError(f"--{name}={number} cannot be: use 1 or more")
+    if not 0 <= first <= HELD_OUT - number:
+        raise UserError(
+            f"--first-track={first} cannot be: the tracks must lie in 0 .. {HELD_OUT - 1}, which "
+            "training never uses"
+        )
 
 
 class Loaded(NamedTuple):

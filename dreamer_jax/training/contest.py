@@ -17,14 +17,14 @@ from PIL import Image
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
-from dreamer_jax.training.assess import EvaluateConfig, Loaded, load_agent
+from dreamer_jax.training.assess import EvaluateConfig, Loaded, check_tracks, load_agent
 from dreamer_jax.training.config import MOST_CARS, EnvConfig, RunConfig, check, from_dict
 from dreamer_jax.training.environments import make_race
 from dreamer_jax.training.learner import Learner, make_learner
 from dreamer_jax.training.logging import mp4
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.statistics import bootstrap_interval
-from envs.make import HELD_OUT, HeldOutSeeds
+from envs.make import HeldOutSeeds
 from envs.vector import VectorEnv
 
 PARALLEL = 8  # races at once, at most
@@ -261,13 +261,7 @@ def run_contest(config: ContestConfig) -> dict[str, Any]:
     Raises:
       UserError: impossible options or drivers.
     """
-    if config.tracks < 1:
-        raise UserError(f"--tracks={config.tracks} cannot be: use 1 or more")
-    if not 0 <= config.first_track <= HELD_OUT - config.tracks:
-        raise UserError(
-            f"--first-track={config.first_track} cannot be: the tracks must lie in "
-            f"0 .. {HELD_OUT - 1}, which training never uses"
-        )
+    check_tracks("tracks", config.tracks, config.first_track)
     drivers = load_drivers(config.drivers)
     out = config.out or _parts(config.drivers[0])[0] / "contest"
     out.mkdir(parents=True, exist_ok=True)

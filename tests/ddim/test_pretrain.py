@@ -8,7 +8,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from logged import lines
+from logged import lines, set_cycles
 
 from ddim_jax.training import command, pretrain, scenes
 from ddim_jax.training.frames import load_frames
@@ -88,8 +88,7 @@ def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path):
     last = [line for line in logged if "loss/alignment" in line][-1]
     assert last["generated/starts"] == 1.0 and np.isfinite(last["loss/discriminator"])
     assert any("report/generated_return" in line for line in logged)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"cycles": 3}))
+    set_cycles(folder, 3)
     assert race(["--resume", str(folder)], scenes.find_scenes) == 0
     assert len([line for line in lines(folder) if "loss/alignment" in line]) == 3
     # and its agent can collect the frames of the next diffusion model

@@ -1,6 +1,5 @@
 """Two processes that `jax.distributed` joins, each with its share of the seeds."""
 
-import json
 import socket
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from logged import lines
+from logged import set_cycles, updates
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training import hosts
@@ -43,16 +42,12 @@ def test_each_host_trains_its_seeds_as_one_alone_would(tmp_path):
     folder = tmp_path / "run"
     on_two_hosts([*OPTIONS, "--seeds", "3,5", "--out", str(folder)])
     for index in range(2):
-        path = folder / f"host_{index}" / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"cycles": 3}))
+        set_cycles(folder / f"host_{index}", 3)
     on_two_hosts(["--resume", str(folder)])
     alone = [*OPTIONS, "--seed", "5", "--out", str(tmp_path / "alone")]
     alone[alone.index("--cycles") + 1] = "3"
     assert race(alone) == 0
-    want, got = (
-        {r["step"]: r for r in lines(f) if "loss/actor" in r}
-        for f in (tmp_path / "alone", folder / "host_1")
-    )
+    want, got = updates(tmp_path / "alone"), updates(folder / "host_1")
     assert len(want) == 3
     np.testing.assert_equal(got, want)
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from logged import lines
+from logged import lines, set_cycles, updates
 from processes import python
 
 from dreamer_jax.errors import UserError
@@ -49,15 +49,11 @@ def test_each_on_a_device_of_its_own(together, tmp_path):
     first = python(SCRIPT, *short, devices=2)
     assert first.returncode == 0, first.stderr
     assert "devices:    2, each with 1 of the learners" in first.stdout
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"cycles": 3}))
+    set_cycles(folder, 3)
     second = python(SCRIPT, "--resume", folder, devices=2)
     assert second.returncode == 0, second.stderr
     for seed in (3, 5):
-        want, got = (
-            {r["step"]: r for r in lines(f / f"seed_{seed}") if "loss/actor" in r}
-            for f in (together, folder)
-        )
+        want, got = (updates(f / f"seed_{seed}") for f in (together, folder))
         np.testing.assert_equal(got, want)
 
 
@@ -92,12 +88,10 @@ def test_all_go_on_after_a_stop(together, tmp_path):
     short = [*OPTIONS, "--seeds", "3,5", "--out", str(folder)]
     short[short.index("--cycles") + 1] = "2"
     assert race(short) == 0
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"cycles": 3}))
+    set_cycles(folder, 3)
     assert race(["--resume", str(folder)]) == 0
     for seed in (3, 5):
-        want = [line for line in lines(together / f"seed_{seed}") if "loss/actor" in line]
-        got = [line for line in lines(folder / f"seed_{seed}") if "loss/actor" in line]
+        want, got = (updates(f / f"seed_{seed}") for f in (together, folder))
         np.testing.assert_equal(got, want)
 
 

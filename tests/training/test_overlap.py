@@ -1,11 +1,10 @@
 """Updates while the environments are at work: the schedule, and runs that follow it."""
 
-import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from logged import lines
+from logged import set_cycles, updates
 
 from dreamer_jax.training.command import race
 from dreamer_jax.training.loop import Run
@@ -50,9 +49,8 @@ def test_a_run_is_the_same_again_over_a_stop(tmp_path):
     folders = [tmp_path / "whole", tmp_path / "stopped"]
     for folder, cycles in zip(folders, ("3", "2"), strict=True):
         assert race([*OPTIONS, "--cycles", cycles, "--out", str(folder)]) == 0
-    config = json.loads((folders[1] / "config.json").read_text())
-    (folders[1] / "config.json").write_text(json.dumps(config | {"cycles": 3}))
+    set_cycles(folders[1], 3)
     assert race(["--resume", str(folders[1])]) == 0
-    want, got = ({r["step"]: r for r in lines(f) if "loss/actor" in r} for f in folders)
+    want, got = map(updates, folders)
     assert len(want) == 3
     np.testing.assert_equal(got, want)
