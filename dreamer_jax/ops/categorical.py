@@ -2,8 +2,8 @@
 
 Three interchangeable estimators draw samples that gradients go through. `straight_through` is
 DreamerV2's and V3's (Bengio et al. 2013); `gumbel_softmax` gives soft samples whose gradient is
-exact for them (Jang et al. 2017, Maddison et al. 2017); `straight_through_gumbel` gives hard samples
-with the gradient of the soft ones.
+exact for them (Jang et al. 2017, Maddison et al. 2017); `straight_through_gumbel` gives hard
+samples with the gradient of the soft ones.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Planning by search: action sequences from a score, nothing learnt."""
