@@ -54,10 +54,24 @@ class LatentState:
 
 
 @struct.dataclass
+class DiscreteState:
+    """State of an RSSM with V categorical variables of K classes; leading axes are free."""
+
+    deter: jax.Array  # [..., D]
+    stoch: jax.Array  # [..., V * K]  one-hot samples, side by side
+    logits: jax.Array  # [..., V, K]  log-probabilities of the distribution it was drawn from
+
+    @property
+    def features(self) -> jax.Array:
+        """[..., D + V * K], what every head reads."""
+        return jax.numpy.concatenate([self.deter, self.stoch], axis=-1)
+
+
+@struct.dataclass
 class Trajectory:
     """An imagined rollout; `states` holds the start as well, so index t + 1 follows action t."""
 
-    states: LatentState  # [H + 1, B, ...]
+    states: LatentState | DiscreteState  # [H + 1, B, ...]
     actions: jax.Array  # [H, B, A]
     entropy: jax.Array  # [H, B]  of the policy at states[t], in nats
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 
 class Linear(nn.Module):
@@ -29,12 +30,44 @@ class Linear(nn.Module):
         return y
 
 
+class BlockLinear(nn.Module):
+    """A linear layer whose weight matrix is block-diagonal: [..., in] -> [..., features].
+
+    Block i of the output sees block i of the input only: `blocks` times fewer weights and products.
+    Raises ValueError when a size is no multiple of `blocks`.
+    """
+
+    features: int
+    blocks: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        size, blocks = x.shape[-1], self.blocks
+        if size % blocks or self.features % blocks:
+            raise ValueError(
+                f"sizes {size} and {self.features} are no multiples of {blocks} blocks"
+            )
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", batch_axis=(0,))
+        kernel = self.param("kernel", init, (blocks, size // blocks, self.features // blocks))
+        y = jnp.einsum("nbi,bio->nbo", x.reshape(-1, blocks, size // blocks), kernel)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return y.reshape(*x.shape[:-1], self.features) + bias
+
+
 class NormSiLU(nn.Module):
     """LayerNorm over the last axis, then SiLU."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         return nn.silu(nn.LayerNorm(epsilon=1e-3)(x))
+
+
+class RMSNormSiLU(nn.Module):
+    """Division by the root mean square over the last axis, a learnt scale, then SiLU."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return nn.silu(nn.RMSNorm(epsilon=1e-4)(x))
 
 
 class MLP(nn.Module):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dreamer_jax.nn.blocks import Linear
+from dreamer_jax.nn.blocks import BlockLinear, Linear, RMSNormSiLU
 
 
 class LayerNormGRU(nn.Module):
@@ -21,6 +21,31 @@ class LayerNormGRU(nn.Module):
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         gates = Linear(3 * self.features, use_bias=False)(jnp.concatenate([x, h], axis=-1))
         reset, candidate, update = jnp.split(nn.LayerNorm(epsilon=1e-3)(gates), 3, axis=-1)
+        candidate = jnp.tanh(nn.sigmoid(reset) * candidate)
+        update = nn.sigmoid(update - 1.0)
+        return update * candidate + (1.0 - update) * h
+
+
+class BlockGRU(nn.Module):
+    """GRU whose recurrent weights are block-diagonal (DreamerV3, Hafner et al. 2025, "RSSM").
+
+    (h [..., D], x [..., any]) -> h [..., D]. Every block sees its part of h and all of x, through
+    one hidden layer of the size of h. The update gate is biased towards keeping the state.
+    """
+
+    features: int
+    blocks: int
+
+    @nn.compact
+    def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
+        def grouped(v):
+            return v.reshape(*v.shape[:-1], self.blocks, -1)
+
+        x = jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], self.blocks, x.shape[-1]))
+        x = jnp.concatenate([grouped(h), x], axis=-1).reshape(*h.shape[:-1], -1)
+        x = RMSNormSiLU()(BlockLinear(self.features, self.blocks)(x))
+        gates = grouped(BlockLinear(3 * self.features, self.blocks)(x))
+        reset, candidate, update = (gate.reshape(h.shape) for gate in jnp.split(gates, 3, axis=-1))
         candidate = jnp.tanh(nn.sigmoid(reset) * candidate)
         update = nn.sigmoid(update - 1.0)
         return update * candidate + (1.0 - update) * h

@@ -1,0 +1,163 @@
+"""Recurrent state-space model with categorical latents, with DreamerV3's block GRU and norms.
+
+    h_t = BlockGRU(h_{t-1}, [h_{t-1}, z_{t-1}, a_{t-1}])     each input behind a layer of its own
+    prior      p(z_t | h_t)                                  V latents of K classes
+    posterior  q(z_t | h_t, e_t)
+
+As in `rssm`, the embeddings' share of the posterior's first layer is one product outside the scan,
+and the prior of a whole sequence is computed after it. How samples pass on gradients is an
+argument: any `(key, logits) -> [..., V, K]`, see `ops.categorical`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import chex
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax.nn.blocks import Linear, RMSNormSiLU
+from dreamer_jax.nn.recurrent import BlockGRU
+from dreamer_jax.ops.categorical import straight_through, unimix
+from dreamer_jax.types import DiscreteState, Params
+
+Estimator = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class DiscreteRSSM(nn.Module):
+    """One step of each path; sequences are the functions below."""
+
+    deter: int
+    latents: int
+    classes: int
+    hidden: int
+    blocks: int = 8
+    prior_layers: int = 2  # hidden layers of the prior
+    unimix: float = 0.01
+
+    def setup(self):
+        self.inputs = [Linear(self.hidden, use_bias=False) for _ in range(3)]
+        self.input_norms = [RMSNormSiLU() for _ in range(3)]
+        self.cell = BlockGRU(self.deter, self.blocks)
+        self.prior_hidden = [Linear(self.hidden, use_bias=False) for _ in range(self.prior_layers)]
+        self.prior_norms = [RMSNormSiLU() for _ in range(self.prior_layers)]
+        self.prior_out = Linear(self.latents * self.classes)
+        self.post_embed = Linear(self.hidden, use_bias=False)
+        self.post_deter = Linear(self.hidden, use_bias=False)
+        self.post_norm = RMSNormSiLU()
+        self.post_out = Linear(self.latents * self.classes)
+
+    def project(self, embed: jax.Array) -> jax.Array:
+        """The embedding's share of the posterior's first layer: [..., E] -> [..., hidden]."""
+        return self.post_embed(embed)
+
+    def recur(self, deter: jax.Array, stoch: jax.Array, action: jax.Array) -> jax.Array:
+        """h_{t-1}, z_{t-1}, a_{t-1} -> h_t. Actions beyond [-1, 1] are scaled back to it."""
+        action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
+        parts = zip(self.input_norms, self.inputs, (deter, stoch, action), strict=True)
+        return self.cell(deter, jnp.concatenate([norm(f(x)) for norm, f, x in parts], axis=-1))
+
+    def prior(self, deter: jax.Array) -> jax.Array:
+        """h_t -> log-probabilities [..., V, K] of p(z_t | h_t)."""
+        x = deter
+        for norm, layer in zip(self.prior_norms, self.prior_hidden, strict=True):
+            x = norm(layer(x))
+        return self._logits(self.prior_out(x))
+
+    def posterior(self, deter: jax.Array, projected: jax.Array) -> jax.Array:
+        """h_t and the projected embedding -> log-probabilities [..., V, K] of q(z_t | h_t, e_t)."""
+        return self._logits(self.post_out(self.post_norm(self.post_deter(deter) + projected)))
+
+    def _logits(self, x: jax.Array) -> jax.Array:
+        return unimix(x.reshape(*x.shape[:-1], self.latents, self.classes), self.unimix)
+
+    def __call__(self, embed: jax.Array, action: jax.Array) -> jax.Array:
+        """Touches every parameter once; only for `init`."""
+        state = initial_state(self, embed.shape[:1])
+        deter = self.recur(state.deter, state.stoch, action)
+        return self.prior(deter) + self.posterior(deter, self.project(embed))
+
+
+def initial_state(rssm: DiscreteRSSM, lead: tuple[int, ...]) -> DiscreteState:
+    """All zeros, the state before the first observation of an episode."""
+    size = rssm.latents * rssm.classes
+    return DiscreteState(
+        jnp.zeros((*lead, rssm.deter)),
+        jnp.zeros((*lead, size)),
+        jnp.zeros((*lead, rssm.latents, rssm.classes)),
+    )
+
+
+def _state(deter: jax.Array, logits: jax.Array, key: jax.Array, draw: Estimator) -> DiscreteState:
+    stoch = draw(key, logits)
+    return DiscreteState(deter, stoch.reshape(*stoch.shape[:-2], -1), logits)
+
+
+def observe(
+    rssm: DiscreteRSSM,
+    params: Params,
+    embed: jax.Array,
+    prev_action: jax.Array,
+    is_first: jax.Array,
+    start: DiscreteState,
+    key: jax.Array,
+    draw: Estimator = straight_through,
+) -> tuple[DiscreteState, jax.Array]:
+    """Filter a sequence of embeddings.
+
+    Args:
+      embed: [T, B, E]; prev_action: [T, B, A], entry t led to observation t; is_first: bool [T, B],
+        where True state and action are set to zero before the step.
+      start: state before the sequence, leading axis [B].
+
+    Returns:
+      posterior states [T, B, ...] and the prior's log-probabilities [T, B, V, K].
+    """
+    length, batch = is_first.shape
+    chex.assert_shape([embed, prev_action], (length, batch, None))
+    projected = rssm.apply(params, embed, method=rssm.project)
+
+    def step(carry, inputs):
+        state = _filter(rssm, params, *carry, *inputs, draw)
+        return (state.deter, state.stoch), state
+
+    inputs = (prev_action, projected, is_first, jax.random.split(key, length))
+    _, states = jax.lax.scan(step, (start.deter, start.stoch), inputs)
+    return states, rssm.apply(params, states.deter, method=rssm.prior)
+
+
+def observe_step(
+    rssm: DiscreteRSSM,
+    params: Params,
+    state: DiscreteState,
+    prev_action: jax.Array,
+    embed: jax.Array,
+    is_first: jax.Array,
+    key: jax.Array,
+    draw: Estimator = straight_through,
+) -> DiscreteState:
+    """One step of `observe` for acting: state [N, ...], embed [N, E]."""
+    projected = rssm.apply(params, embed, method=rssm.project)
+    carry = (state.deter, state.stoch)
+    return _filter(rssm, params, *carry, prev_action, projected, is_first, key, draw)
+
+
+def _filter(rssm, params, deter, stoch, action, projected, is_first, key, draw) -> DiscreteState:
+    keep = 1.0 - is_first[..., None].astype(jnp.float32)
+    deter = rssm.apply(params, deter * keep, stoch * keep, action * keep, method=rssm.recur)
+    return _state(deter, rssm.apply(params, deter, projected, method=rssm.posterior), key, draw)
+
+
+def imagine_step(
+    rssm: DiscreteRSSM,
+    params: Params,
+    state: DiscreteState,
+    action: jax.Array,
+    key: jax.Array,
+    draw: Estimator = straight_through,
+) -> DiscreteState:
+    """One step of the prior: no observation. Differentiable in state and action."""
+    deter = rssm.apply(params, state.deter, state.stoch, action, method=rssm.recur)
+    return _state(deter, rssm.apply(params, deter, method=rssm.prior), key, draw)
