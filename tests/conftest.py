@@ -21,8 +21,11 @@ os.environ.setdefault("DREAMER_JAX_NO_CACHE", "1")  # tests leave no files in th
 
 @pytest.fixture(scope="session")
 def compiled_folder(tmp_path_factory):
-    """Where whole runs find what an earlier one compiled."""
-    return tmp_path_factory.mktemp("compiled")
+    """Where whole runs, those of other test processes included, find what was compiled before."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "compiled"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="module")

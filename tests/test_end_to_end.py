@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from logged import lines
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dreamer_jax.agents.dlc_v1 import LOSSES
@@ -51,9 +52,8 @@ class Watch:
             self.compiled.append({p: getattr(self.learner, p)._cache_size() for p in programs})
 
         def watched_get(tree):
-            self.transfers[-1:] = [
-                n + (np.shape(tree) == self.figures) for n in self.transfers[-1:]
-            ]
+            tables = [x for x in jax.tree.leaves(tree) if np.shape(x) == self.figures]
+            self.transfers[-1:] = [n + len(tables) for n in self.transfers[-1:]]
             return get(tree)
 
         patch.setattr(Run, "_cycle", watched_cycle)
@@ -77,12 +77,6 @@ def whole(tmp_path_factory):
         watch = Watch(patch)
         assert race([*OPTIONS, "--out", str(folder)]) == 0
     return folder, watch
-
-
-def lines(folder):
-    """metrics.jsonl without the measured times."""
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in r.items() if not k.startswith("time/")} for r in records]
 
 
 def steps(folder):

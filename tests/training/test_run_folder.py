@@ -102,16 +102,15 @@ def test_forked_worker_does_not_keep_the_lock(tmp_path):
         import os, sys, time
         from dreamer_jax.training.run_folder import RunFolder
         folder = RunFolder.open(sys.argv[1])
-        child = os.fork()
-        if child == 0:
-            time.sleep(60)
-        print(child, flush=True)
-        os.kill(os.getpid(), 9)
+        if os.fork() == 0:
+            print(os.getpid(), flush=True)
+        time.sleep(60)
     """
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as run:
-        worker = int(run.stdout.readline())
+        worker = int(run.stdout.readline())  # printed after what follows a fork
+        run.kill()
         run.wait()
         try:
             os.kill(worker, 0)  # still alive
