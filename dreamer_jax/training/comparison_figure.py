@@ -84,7 +84,7 @@ def _held_out(axes: Axes, comparison: Comparison) -> None:
     names = [
         textwrap.fill(name, max(8, 32 // len(comparison.groups))) for name in comparison.groups
     ]
-    axes.set_xticks(range(len(names)), names)
+    axes.set_xticks(range(len(names)), names, **({"rotation": 90} if len(names) > 4 else {}))
     axes.set(
         xlim=(-0.5, len(names) - 0.5),
         xlabel="points: seeds; diamond: interquartile mean",
