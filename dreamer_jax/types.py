@@ -19,20 +19,39 @@ Metrics = dict[str, jax.Array]
 class Spec(NamedTuple):
     """What an agent must know of its environment."""
 
-    image: tuple[int, int, int]  # height, width, channels
-    action: int  # size of the action vector, each entry in [-1, 1]
+    obs: dict[str, tuple[tuple[int, ...], str]]  # by name: shape, dtype ("uint8" or "float32")
+    action: int  # size A of the action vector, each entry in [-1, 1]
+    discrete: bool = False  # one of A actions: the environment takes the largest entry
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Height, width and channels of the observation "image".
+
+        Raises:
+          ValueError: there is none.
+        """
+        shape, dtype = self.obs.get("image", ((), ""))
+        if len(shape) != 3 or dtype != "uint8":
+            raise ValueError(
+                f"the agent needs pictures, but the environment gives {self._seen()}; choose an "
+                "agent that reads those, or --env.pixels=64 for the rendered picture"
+            )
+        return shape
+
+    def _seen(self) -> str:
+        return ", ".join(f'"{name}" {dtype} {shape}' for name, (shape, dtype) in self.obs.items())
 
 
 @struct.dataclass
 class Transition:
     """One record per observation *received*, leading axes [T, B] in learning code.
 
-    `prev_action` and `reward` are those that led to `image`; both are zero where `is_first`.
+    `prev_action` and `reward` are those that led to `obs`; both are zero where `is_first`.
     So the last observation of an episode is an ordinary record, and a window may start anywhere.
     """
 
-    image: jax.Array  # uint8 [..., height, width, channels]
-    prev_action: jax.Array  # float32 [..., A]
+    obs: dict[str, jax.Array]  # by name, as `Spec.obs`: uint8 [..., h, w, c] or float32 [..., n]
+    prev_action: jax.Array  # float32 [..., A]; one-hot where actions are discrete
     reward: jax.Array  # float32 [...]
     is_first: jax.Array  # bool [...]  the recurrent state is reset before this record
     is_terminal: jax.Array  # bool [...]  no future; a time limit leaves it False
@@ -81,8 +100,8 @@ class Agent(NamedTuple):
 
     init:   (key) -> state
     carry:  (num_envs) -> carry                    what `act` remembers between steps
-    act:    (state, carry, image [N, ...], is_first [N], key, mode) -> (action [N, A], carry);
-            mode is "train" (sampled) or "eval" (deterministic)
+    act:    (state, carry, obs {name: [N, ...]}, is_first [N], key, mode) -> (action [N, A], carry);
+            mode is "train" (sampled) or "eval" (deterministic); discrete actions are one-hot
     update: (state, batch [T, B], key) -> (state, metrics)
     report: (state, batch [T, B], key) -> arrays to look at (see the agent's file)
     axes:   a prefix tree for `jax.vmap` over S: 0 for what each learner owns, None for what all

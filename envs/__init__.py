@@ -6,5 +6,8 @@ limit wrappers: the environments count frames themselves, as one decision may sp
 
 import gymnasium
 
-gymnasium.register(id="DreamerCarRacing-v3", entry_point="envs.car_racing:RacingEnv")
-gymnasium.register(id="DreamerMultiCarRacing-v0", entry_point="envs.races:RaceEnv")
+RACE = "DreamerCarRacing-v3"
+MULTI_CAR_RACE = "DreamerMultiCarRacing-v0"
+
+gymnasium.register(id=RACE, entry_point="envs.car_racing:RacingEnv")
+gymnasium.register(id=MULTI_CAR_RACE, entry_point="envs.races:RaceEnv")

@@ -7,18 +7,25 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from envs import MULTI_CAR_RACE, RACE, adapters
+
 HELD_OUT = 10_000  # episode seeds below are for evaluation only; training never draws them
 
 
 @dataclass(frozen=True)
 class MakeEnv:
-    """Picklable `make_env`: a registered id (this package's included) and its keyword arguments."""
+    """Picklable `make_env`: a registered id and its keyword arguments.
+
+    The races of this package are made as they are, all else through `envs.adapters.make`.
+    """
 
     env_id: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __call__(self) -> gymnasium.Env:
         """Raises whatever the environment's constructor raises, ValueError for a bad option."""
+        if self.env_id not in (RACE, MULTI_CAR_RACE):
+            return adapters.make(self.env_id, **self.kwargs)
         return gymnasium.make(self.env_id, disable_env_checker=True, **self.kwargs)
 
 

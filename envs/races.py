@@ -8,7 +8,8 @@ import numpy as np
 from gymnasium import spaces
 
 from envs.multi_car_racing import MultiCarRacing
-from envs.vector import Record, VectorEnv
+from envs.records import Record
+from envs.vector import VectorEnv
 
 
 class RaceEnv(gymnasium.Env):
@@ -98,11 +99,14 @@ class RaceStreams:
     ):
         self._races = VectorEnv(make_env, seeds)
         inner = self._races
-        self.cars, *shape = inner.observation_space.shape
+        self.cars = inner.action_space.shape[0]
         self._lead = (groups, len(seeds) // groups, self.cars)
         self.num_envs = len(seeds) * self.cars
-        self.observation_space = spaces.Box(0, 255, tuple(shape), np.uint8)
+        self.observation_space = spaces.Dict(
+            {n: spaces.Box(x.low[0], x.high[0], dtype=x.dtype) for n, x in inner.observation_space.items()}
+        )
         self.action_space = spaces.Box(-1.0, 1.0, inner.action_space.shape[1:], np.float32)
+        self.discrete = inner.discrete
 
     @property
     def record(self) -> Record:
@@ -133,11 +137,8 @@ class RaceStreams:
 
     def _by_stream(self, record: Record) -> Record:
         """[R, C, ...] -> [E, ...]"""
-        return Record(
-            *(
-                x.reshape(*self._lead, *x.shape[2:]).swapaxes(1, 2).reshape(-1, *x.shape[2:])
-                for x in record
-            )
+        return record.map(
+            lambda x: x.reshape(*self._lead, *x.shape[2:]).swapaxes(1, 2).reshape(-1, *x.shape[2:])
         )
 
     def _by_race(self, x: np.ndarray) -> np.ndarray:

@@ -11,13 +11,14 @@ import time
 import types
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from envs import worker
+from envs.records import Record, entries, need_box
 
 REMEDY = "Continue from the last checkpoint with --resume."
 START_SECONDS = 300.0  # a process imports, perhaps over a network, and makes its environments
@@ -26,24 +27,6 @@ GRACE_SECONDS = 5.0  # from asking the processes to end until they are killed
 
 class EnvironmentDied(RuntimeError):
     """An environment raised, hung or was killed; the text names it, its seed and step."""
-
-
-class Record(NamedTuple):
-    """What the environments last gave; views on memory that the next `step` overwrites.
-
-    An observation comes exactly once: the first of an episode with `is_first` (reward 0, frames 0),
-    the last with `is_last`. `reward[e]` is what led to `observation[e]`.
-    """
-
-    observation: np.ndarray  # [E, ...], uint8 [E, 96, 96, 3] for the races
-    reward: np.ndarray  # float32 [E]
-    is_first: np.ndarray  # bool [E]
-    is_last: np.ndarray  # bool [E]: terminated or truncated
-    is_terminal: np.ndarray  # bool [E]: terminated; a truncated episode has worth beyond its end
-    frames: np.ndarray  # int32 [E], environment frames simulated for this record
-    progress: np.ndarray  # float32 [E] in [0, 1]
-    lap_finished: np.ndarray  # bool [E]
-    given: np.ndarray  # bool [E]: this record is of the last `step`, not an older one
 
 
 class VectorEnv:
@@ -56,8 +39,12 @@ class VectorEnv:
     An environment with an attribute `players`, (C,), has C streams: its fields have a second axis C
     but for the observation, whose own first axis is C. Its next episode begins when all have ended.
 
+    `observation_space` is a Dict of the entries, `action_space` a Box, and `discrete` says whether
+    an action is one of A, the largest entry (the environment has an attribute of that name).
+
     Args:
-        make_env: picklable; called in the workers, once per environment. Box spaces are required.
+        make_env: picklable; called in the workers, once per environment. The observation space must
+            be a Box or a Dict of Boxes, the action space a Box: see `envs.adapters`.
         seeds: one function per environment, episode index -> seed, called in this process.
         num_workers: processes, each playing a contiguous slice; the default is one per
             environment, but no more than there are processors.
@@ -103,12 +90,10 @@ class VectorEnv:
         bounds = [self.num_envs * w // count for w in range(count + 1)]
         for first, last in itertools.pairwise(bounds):
             self._workers.append(_Worker(payload, first, last - first))
-        self.observation_space, self.action_space, players = self._receive("start")[0][1:]
-        for space in (self.observation_space, self.action_space):
-            if not isinstance(space, spaces.Box):
-                raise ValueError(f"make_env: space {space} is not a Box; wrap the environment.")
-        spaces_ = self.observation_space, self.action_space
-        fields = worker.layout(self.num_envs, *spaces_, players)
+        seen, action, players, self.discrete = self._receive("start")[0][1:]
+        named = entries(seen, players)
+        self.observation_space, self.action_space = spaces.Dict(named), need_box(action)
+        fields = worker.layout(self.num_envs, named, action, players)
         path = worker.create_mapping(fields)
         try:
             self._arrays = worker.map_arrays(path, fields)
@@ -116,7 +101,8 @@ class VectorEnv:
             self._receive("start")
         finally:
             os.unlink(path)  # mapped by all who need it, or by nobody
-        self._record = Record(*(self._arrays[name] for name in Record._fields))
+        own = (self._arrays[name] for name in Record._fields[1:])
+        self._record = Record(worker.observation_of(self._arrays), *own)
 
     @property
     def record(self) -> Record:
@@ -210,7 +196,7 @@ class VectorEnv:
         self._episodes = [past["episode"] if past["started"] else -1 for past in snapshot]
         self._actions = [[np.array(a, np.float32) for a in past["actions"]] for past in snapshot]
         self._ended = np.array([past["ended"] for past in snapshot], bool)
-        for field in self._record:
+        for field in self._record.arrays():
             field[:] = 0  # of those not started
         self._exchange(replays)
         self._record.given[:] = False

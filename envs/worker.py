@@ -16,15 +16,19 @@ import numpy as np
 from gymnasium import Env, spaces
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
+OBSERVATION = "observation/"  # stands before the names of its entries in the mapped arrays
 IDLE, STEP, RESET = 0, 1, 2  # orders, one per environment, in the mapped array `order`
 STATELESS_WRAPPERS = (OrderEnforcing, PassiveEnvChecker)
 
 Layout = dict[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
 
 
-def layout(num_envs: int, observation: spaces.Box, action: spaces.Box, players: tuple) -> Layout:
+def layout(
+    num_envs: int, observation: dict[str, spaces.Box], action: spaces.Box, players: tuple
+) -> Layout:
     """The arrays both sides map; E = num_envs leads every shape.
 
+    observation: its entries by name, see `envs.records.entries`.
     players: () for environments of one player, (C,) where each has C, with a reward and so on for
     each of them.
     """
@@ -39,7 +43,7 @@ def layout(num_envs: int, observation: spaces.Box, action: spaces.Box, players: 
         "given": "?",  # the last step brought this record
     }
     fields = {
-        "observation": (observation.shape, observation.dtype.str),
+        **{OBSERVATION + name: (box.shape, box.dtype.str) for name, box in observation.items()},
         "action": (action.shape, "f4"),
         "order": ((), "i1"),
         "seed": ((), "i8"),
@@ -70,6 +74,12 @@ def map_arrays(path: str, fields: Layout) -> dict[str, np.ndarray]:
     }
 
 
+def observation_of(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The entries of the observation among the mapped arrays, by their own names."""
+    size = len(OBSERVATION)
+    return {name[size:]: x for name, x in arrays.items() if name.startswith(OBSERVATION)}
+
+
 def _offsets(fields: Layout) -> tuple[dict[str, int], int]:
     offsets, end = {}, 0
     for name, (shape, dtype) in fields.items():
@@ -82,8 +92,8 @@ def _offsets(fields: Layout) -> tuple[dict[str, int], int]:
 def run_worker(connection, payload: bytes, first: int, count: int) -> None:
     """Plays environments first .. first + count - 1 until told to close or the parent is gone.
 
-    Answers ("spaces", observation_space, action_space, players) once, then ("done",) per order, or
-    ("error", environment, text, is_value_error) once, after which the process ends.
+    Answers ("spaces", observation_space, action_space, players, discrete) once, then ("done",) per
+    order, or ("error", environment, text, is_value_error) once, after which the process ends.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
     envs: list[Env] = []
@@ -92,8 +102,9 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
         make_env = pickle.loads(payload)
         for current in range(first, first + count):  # noqa: B007
             envs.append(make_env())
-        players = getattr(envs[0].unwrapped, "players", ())
-        connection.send(("spaces", envs[0].observation_space, envs[0].action_space, players))
+        one = envs[0]
+        marks = getattr(one.unwrapped, "players", ()), getattr(one, "discrete", False)
+        connection.send(("spaces", one.observation_space, one.action_space, *marks))
         arrays = map_arrays(*connection.recv())
         connection.send(("done",))
         while (message := connection.recv()) != "close":
@@ -179,7 +190,7 @@ def _step(env: Env, arrays: dict[str, np.ndarray], e: int, action: np.ndarray) -
 def _write(
     arrays: dict[str, np.ndarray],
     e: int,
-    observation: np.ndarray,
+    observation: np.ndarray | dict[str, np.ndarray],
     info: dict[str, Any],
     reward: float | np.ndarray,
     terminated: bool | np.ndarray,
@@ -189,7 +200,8 @@ def _write(
     """The flags of a player that ended earlier stay up, but it is given no record."""
     given = info.get("given", True)
     ended = np.logical_or(terminated, truncated)
-    arrays["observation"][e] = observation
+    for name, view in observation_of(arrays).items():
+        view[e] = observation[name] if isinstance(observation, dict) else observation
     arrays["reward"][e] = reward
     arrays["is_first"][e] = is_first
     arrays["is_last"][e] = np.logical_and(ended, given)

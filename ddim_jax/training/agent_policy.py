@@ -47,7 +47,7 @@ class AgentPolicy:
         key = jax.random.fold_in(self._key, self._steps)
         first = np.array([self._first])
         action, self._carry = self._act(
-            self._state, self._carry, image[None], first, key, mode="train"
+            self._state, self._carry, {"image": image[None]}, first, key, mode="train"
         )
         self._first, self._steps = False, self._steps + 1
         return np.asarray(action[0])

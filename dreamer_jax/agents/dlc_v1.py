@@ -84,8 +84,9 @@ def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
         state = initial_state(parts.rssm, (num_envs,))
         return ActCarry(state, jnp.zeros((num_envs, spec.action)))
 
-    def act(state, carry, image, is_first, key, mode):
-        """image uint8 [N, H, W, C], is_first bool [N] -> action [N, A] in [-1, 1], carry."""
+    def act(state, carry, obs, is_first, key, mode):
+        """"image" of obs uint8 [N, H, W, C], is_first bool [N] -> action [N, A] in [-1, 1], carry."""
+        image = obs["image"]
         chex.assert_rank([image, is_first], [4, 1])
         sampled = 1.0 if mode == "train" else 0.0
         key_latent, key_action = jax.random.split(key)
@@ -156,7 +157,7 @@ def world_model_loss(parts: Parts, config: DLCConfig, params, batch: Transition,
       loss [], (Seen, metrics).
     """
     length, size = batch.reward.shape
-    target = to_unit(fold(batch.image, config.fold))
+    target = to_unit(fold(batch.obs["image"], config.fold))
     flat = target.reshape(length * size, *target.shape[2:])
     embed = parts.encoder.apply(params["encoder"], flat).reshape(length, size, -1)
     start = initial_state(parts.rssm, (size,))

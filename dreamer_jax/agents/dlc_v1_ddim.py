@@ -61,9 +61,9 @@ def make_dlc_v1_ddim(config: DLCConfig, generated: GeneratedConfig, spec: Spec) 
         pool = jnp.zeros((generated.pool, *spec.image), jnp.uint8)
         return GeneratedArmState(base.init(key), alignment.init(named_key(key, "alignment")), pool)
 
-    def act(state, carry, image, is_first, key, mode):
+    def act(state, carry, obs, is_first, key, mode):
         """As the baseline."""
-        return base.act(state.dlc, carry, image, is_first, key, mode)
+        return base.act(state.dlc, carry, obs, is_first, key, mode)
 
     def update(state: GeneratedArmState, batch: Transition, key: jax.Array):
         """One update of everything: batch [T, B, ...]."""

@@ -29,7 +29,7 @@ class Model(NamedTuple):
 def filtered(model: Model, batch: Transition, key: jax.Array) -> LatentState:
     """Posterior states [T, B, ...] of the batch."""
     length, size = batch.reward.shape
-    image = to_unit(fold(batch.image, model.fold))
+    image = to_unit(fold(batch.obs["image"], model.fold))
     flat = image.reshape(length * size, *image.shape[2:])
     embed = model.parts.encoder.apply(model.params["encoder"], flat).reshape(length, size, -1)
     rssm = model.parts.rssm
@@ -56,7 +56,7 @@ def look(model: Model, batch: Transition, key: jax.Array) -> dict[str, jax.Array
     parts, params = model.parts, model.params
     length, size = batch.reward.shape
     rows, context = min(ROWS, size), min(CONTEXT, length - 1)
-    truth = to_unit(batch.image)
+    truth = to_unit(batch.obs["image"])
     posterior = filtered(model, batch, key)
 
     def dream(latent, action):

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dreamer_jax.types import Transition
-from envs.vector import Record, VectorEnv
+from envs.records import Record
+from envs.vector import VectorEnv
 
 
 class Episode(NamedTuple):

@@ -40,7 +40,8 @@ def save_evidence(run: Run, figures: dict[str, np.ndarray], learner: int) -> str
     batch = jax.device_get(jax.tree.map(lambda x: x[learner], batch))
     np.savez_compressed(
         folder / "batch.npz",
-        **{name: getattr(batch, name) for name in batch.__dataclass_fields__},
+        **{"obs/" + name: values for name, values in batch.obs.items()},
+        **{name: value for name, value in vars(batch).items() if name != "obs"},
         **{"figure/" + name: values[:, learner] for name, values in figures.items()},
     )
     host = {"update": number, "learner": learner, "losses": names}

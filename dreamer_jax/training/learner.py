@@ -24,7 +24,7 @@ class Learner(NamedTuple):
 
     init:   (keys [S]) -> state
     carry:  (S) -> acting carry, leaves [S, N, ...]
-    act:    (state, carry, image [S, N, ...], is_first [S, N], active [S, N], keys [S], mode)
+    act:    (state, carry, obs {name: [S, N, ...]}, is_first [S, N], active [S, N], keys [S], mode)
             -> (action [S, N, A], carry); inactive environments keep their carry
     add:    (replay, chunk [S, K, N, ...], count [S, N]) -> replay; donates the replay
     update: (state, replay, keys [S], healthy bool [S]) -> (state, healthy, figures [M, n, S]);
@@ -64,7 +64,7 @@ def record_spec(spec: Spec) -> Transition:
     """Shape and dtype of one record."""
     scalar = partial(jax.ShapeDtypeStruct, ())
     return Transition(
-        image=jax.ShapeDtypeStruct(spec.image, jnp.uint8),
+        obs={n: jax.ShapeDtypeStruct(shape, dtype) for n, (shape, dtype) in spec.obs.items()},
         prev_action=jax.ShapeDtypeStruct((spec.action,), jnp.float32),
         reward=scalar(jnp.float32),
         is_first=scalar(jnp.bool_),
@@ -121,9 +121,9 @@ def make_learner(
         )
         return state, healthy, figures
 
-    def act(state, carry, image, is_first, active, keys, mode):
+    def act(state, carry, obs, is_first, active, keys, mode):
         one_learner = each(partial(agent.act, mode=mode), (axes, 0, 0, 0, 0), out_axes=0)
-        action, new = one_learner(state, carry, image, is_first, keys)
+        action, new = one_learner(state, carry, obs, is_first, keys)
 
         def keep(n, o):
             return jnp.where(active.reshape(*active.shape, *[1] * (n.ndim - 2)), n, o)

@@ -31,7 +31,7 @@ from dreamer_jax.training.saving import load_run, save_run
 from dreamer_jax.training.signals import StopRequest
 from dreamer_jax.types import Agent, Spec
 from envs.drivers import SmoothDriver
-from envs.vector import Record
+from envs.records import Record
 
 
 class Scenes(NamedTuple):

@@ -40,7 +40,7 @@ class Size:
 
     def record(self) -> Transition:
         """One record as the agents store it."""
-        return record_spec(Spec((self.image, self.image, 3), action=2))
+        return record_spec(Spec({"image": ((self.image, self.image, 3), "uint8")}, action=2))
 
     def records(self, *lead: int) -> Transition:
         """Random ones, leaves [S, *lead, ...]."""

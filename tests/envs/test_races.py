@@ -7,7 +7,8 @@ import pytest
 
 from envs.make import EpisodeSeeds, MakeEnv
 from envs.races import RaceEnv, RaceStreams
-from envs.vector import Record, VectorEnv
+from envs.records import Record
+from envs.vector import VectorEnv
 
 RULES = {"time_limit": 60, "idle_limit": 20}
 MAKE = MakeEnv("DreamerMultiCarRacing-v0", {"cars": 2, **RULES})

@@ -16,7 +16,8 @@ from counting_env import MakeCounting, Numbered
 from hanging_env import MakeHanging
 
 from envs.make import EpisodeSeeds, MakeEnv
-from envs.vector import EnvironmentDied, Record, VectorEnv
+from envs.records import Record
+from envs.vector import EnvironmentDied, VectorEnv
 
 RACE = MakeEnv("DreamerCarRacing-v3", {"time_limit": 90})
 
