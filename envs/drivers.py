@@ -1,4 +1,6 @@
-"""Scripted drivers: one that sees nothing, for the first experience; one that knows the track."""
+"""Scripted drivers: one that sees nothing, for the first experience; one that knows the track;
+and chance, for other environments than the races.
+"""
 
 import math
 from typing import Any
@@ -48,14 +50,18 @@ class SmoothDriver:
         Raises:
             ValueError: the state is of another number of environments.
         """
-        if len(state["rngs"]) != self.num_envs:
-            raise ValueError(
-                f"state: of {len(state['rngs'])} environments, this driver has {self.num_envs}; "
-                "make it for as many."
-            )
+        _check_number(state, self.num_envs)
         for rng, saved in zip(self._rngs, state["rngs"], strict=True):
             rng.bit_generator.state = saved
         self._styles = [dict(style) for style in state["styles"]]
+
+
+def _check_number(state: dict[str, Any], num_envs: int) -> None:
+    if len(state["rngs"]) != num_envs:
+        raise ValueError(
+            f"state: of {len(state['rngs'])} environments, this driver has {num_envs}; "
+            "make it for as many."
+        )
 
 
 def _draw_style(rng: np.random.Generator) -> dict[str, float]:
@@ -95,6 +101,42 @@ def _advance(style: dict[str, float], rng: np.random.Generator) -> tuple[float, 
         style["brake"] -= 1
         return steer, -style["brake_force"]
     return steer, min(max(style["throttle_mean"] + style["throttle"], -0.2), 1.0)
+
+
+class RandomDriver:
+    """Actions drawn evenly from all there are: uniform in [-1, 1], or one of A, one-hot.
+
+    The same seed and the same `active` give the same actions.
+    """
+
+    def __init__(self, num_envs: int, seed: int, size: int, discrete: bool):
+        self.num_envs, self.size, self.discrete = num_envs, size, discrete
+        self._rngs = [np.random.default_rng([seed, e]) for e in range(num_envs)]
+
+    def act(self, is_first: np.ndarray, active: np.ndarray | None = None) -> np.ndarray:
+        """As of `SmoothDriver`: actions float32 [E, A], zeros for inactive environments."""
+        active = np.ones(self.num_envs, bool) if active is None else active
+        actions = np.zeros((self.num_envs, self.size), np.float32)
+        for e in np.flatnonzero(active):
+            if self.discrete:
+                actions[e, self._rngs[e].integers(self.size)] = 1.0
+            else:
+                actions[e] = self._rngs[e].uniform(-1.0, 1.0, self.size)
+        return actions
+
+    def get_state(self) -> dict[str, Any]:
+        """All that decides the actions to come, as JSON types."""
+        return {"rngs": [rng.bit_generator.state for rng in self._rngs]}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Continues from what `get_state` gave.
+
+        Raises:
+            ValueError: the state is of another number of environments.
+        """
+        _check_number(state, self.num_envs)
+        for rng, saved in zip(self._rngs, state["rngs"], strict=True):
+            rng.bit_generator.state = saved
 
 
 class TrackDriver:

@@ -102,8 +102,9 @@ class RaceStreams:
         self.cars = inner.action_space.shape[0]
         self._lead = (groups, len(seeds) // groups, self.cars)
         self.num_envs = len(seeds) * self.cars
+        boxes = inner.observation_space.items()
         self.observation_space = spaces.Dict(
-            {n: spaces.Box(x.low[0], x.high[0], dtype=x.dtype) for n, x in inner.observation_space.items()}
+            {name: spaces.Box(x.low[0], x.high[0], dtype=x.dtype) for name, x in boxes}
         )
         self.action_space = spaces.Box(-1.0, 1.0, inner.action_space.shape[1:], np.float32)
         self.discrete = inner.discrete

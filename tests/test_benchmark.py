@@ -55,10 +55,10 @@ def test_candidates_hold_and_give_the_same_shapes(replay):
     for name, buffer in {"o": replay.our_ring(size), "f": replay.flashbax_buffer(size)}.items():
         counts = jnp.full((1, 1, 2), 5, jnp.int32)
         buffer.adder(counts).run()
-        shapes[name] = buffer.sampler().run().image.shape
+        shapes[name] = buffer.sampler().run().obs["image"].shape
     assert shapes == {"o": (1, 4, 3, 4, 4, 3), "f": (1, 3, 4, 4, 4, 3)}
     swapped = replay.flashbax_buffer(size).sampler(lambda x: jnp.swapaxes(x, 0, 1))
-    assert swapped.run().image.shape == shapes["o"]
+    assert swapped.run().obs["image"].shape == shapes["o"]
 
 
 def test_rounds_alternate_and_the_first_call_stands_apart(measuring, monkeypatch):

@@ -305,7 +305,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_the_evidence(tmp_path, caps
     assert "--agent.model-lr" in error and str(folder / "diverged") in error
     with np.load(folder / "diverged" / "batch.npz") as evidence:
         shape = (DEBUG.length, DEBUG.batch)
-        assert evidence["image"].shape == (*shape, 96, 96, 3) and evidence["image"].any()
+        assert evidence["obs/image"].shape == (*shape, 96, 96, 3) and evidence["obs/image"].any()
         assert evidence["reward"].shape == shape
         assert np.isnan(evidence["figure/loss/reward"]).all()
     assert (folder / "diverged" / "state" / "00000000" / "host.json").exists()

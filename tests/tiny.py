@@ -9,7 +9,7 @@ from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.agents.dlc_v1_config import DLCConfig
 from dreamer_jax.types import Spec, Transition
 
-SPEC = Spec((24, 24, 3), 2)
+SPEC = Spec({"image": ((24, 24, 3), "uint8")}, 2)
 CONFIG = DLCConfig(
     fold=12,
     encoder=((16, 1, 1),),
@@ -54,4 +54,4 @@ def play(seed, length=LENGTH, batch=BATCH):
     for t in range(1, length):
         x[t] = np.clip(x[t - 1] + 0.5 * action[t, :, 0], -1, 1)
     reward = np.where(is_first, 0.0, -np.abs(x)).astype(np.float32)
-    return Transition(paint(x).copy(), action, reward, is_first, np.zeros_like(is_first))
+    return Transition({"image": paint(x).copy()}, action, reward, is_first, np.zeros_like(is_first))

@@ -85,7 +85,7 @@ def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
         return ActCarry(state, jnp.zeros((num_envs, spec.action)))
 
     def act(state, carry, obs, is_first, key, mode):
-        """"image" of obs uint8 [N, H, W, C], is_first bool [N] -> action [N, A] in [-1, 1], carry."""
+        """obs["image"] uint8 [N, H, W, C], is_first [N] -> action [N, A] in [-1, 1], carry."""
         image = obs["image"]
         chex.assert_rank([image, is_first], [4, 1])
         sampled = 1.0 if mode == "train" else 0.0

@@ -15,7 +15,7 @@ from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig, check, from_dict
-from dreamer_jax.training.environments import make_env
+from dreamer_jax.training.environments import make_env, spec_of
 from dreamer_jax.training.evaluate import Played, evaluate
 from dreamer_jax.training.learner import make_learner
 from dreamer_jax.training.logging import mp4
@@ -60,8 +60,9 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
             path = folder.path / setting / "evaluation.json"
             write_atomic(path, json.dumps(own, indent=1))
         video = folder.path / "videos" / "evaluation.mp4"
-        mp4(video, played.video, 50 / config.env.action_repeat)
-        print(f"video: {video}")
+        if len(played.video):
+            mp4(video, played.video, 50 / config.env.action_repeat)
+            print(f"video: {video}")
     return results
 
 
@@ -89,7 +90,7 @@ class Loaded(NamedTuple):
 def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded:
     """The agent of the run in `path`, warnings printed. Raises UserError without a checkpoint."""
     probe = make_env(config.env)()
-    spec = Spec(probe.observation_space.shape, probe.action_space.shape[0])
+    spec = spec_of(probe)
     probe.close()
     agent = make_agent(config, spec)
     checkpoints = Checkpointer(path / "checkpoints")

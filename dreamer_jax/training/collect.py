@@ -51,7 +51,7 @@ class Collector:
     def __init__(self, env: VectorEnv, learners: int, chunk: int) -> None:
         self.env, self.learners, self.chunk = env, learners, chunk
         self.rows = env.num_envs // learners
-        self.last = Record(*(np.array(x) for x in env.record))
+        self.last = env.record.copy()
         self.frames = np.zeros(learners, np.int64)  # simulated so far
         self._running = np.zeros((env.num_envs, 3))  # reward, decisions, frames
 
@@ -85,7 +85,7 @@ class Collector:
         while active.any():
             actions = policy(self.last, active, step)
             record = self.env.step(actions, active, partial(meanwhile, step))
-            self.last = Record(*(np.array(x) for x in record))  # the views die with the next step
+            self.last = record.copy()  # the views die with the next step
             stage.add(self.last, actions)
             fresh = np.where(self.last.given, self.last.frames, 0)
             self.frames += fresh.reshape(self.learners, -1).sum(1)
@@ -126,7 +126,7 @@ class Collector:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Continue where `get_state` was taken."""
-        self.last = Record(*(np.array(x) for x in self.env.restore(state["streams"])))
+        self.last = self.env.restore(state["streams"]).copy()
         self._running = np.array(state["running"])
         self.frames = np.array(state["frames"], np.int64)
 
@@ -138,7 +138,7 @@ class _Stage:
         rows = env.num_envs // learners
         lead = (learners, chunk, rows)
         self.chunk = Transition(
-            image=np.zeros((*lead, *env.observation_space.shape), np.uint8),
+            obs={n: np.zeros((*lead, *x.shape), x.dtype) for n, x in env.observation_space.items()},
             prev_action=np.zeros((*lead, *env.action_space.shape), np.float32),
             reward=np.zeros(lead, np.float32),
             is_first=np.zeros(lead, bool),
@@ -150,7 +150,8 @@ class _Stage:
         for e in np.flatnonzero(record.given):
             s, n = divmod(int(e), self.count.shape[1])
             k = self.count[s, n]
-            self.chunk.image[s, k, n] = record.observation[e]
+            for name, values in record.observation.items():
+                self.chunk.obs[name][s, k, n] = values[e]
             self.chunk.prev_action[s, k, n] = 0.0 if record.is_first[e] else actions[e]
             self.chunk.reward[s, k, n] = record.reward[e]
             self.chunk.is_first[s, k, n] = record.is_first[e]

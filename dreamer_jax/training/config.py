@@ -20,11 +20,15 @@ class EnvConfig:
     """The environment and its rules."""
 
     id: str = "DreamerCarRacing-v3"
-    """Registered Gymnasium id."""
+    """Registered Gymnasium id: a race, CartPole-v1, ALE/Pong-v5, dm_control/cheetah-run-v0, .."""
     action_repeat: int = 4
     """Frames per decision."""
     time_limit: int = 1000
     """Frames after which an episode is truncated."""
+    pixels: int = 0
+    """Observe the rendered picture at this height and width (0: what the environment gives)."""
+    size: int = 0
+    """Resize the environment's own pictures to this height and width (0: as they are; Atari 64)."""
     idle_limit: int = 0
     """Training episodes end after so many frames without a new tile (0: never)."""
     off_road_ends: bool = False

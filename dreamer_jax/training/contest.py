@@ -24,6 +24,7 @@ from dreamer_jax.training.learner import Learner, make_learner
 from dreamer_jax.training.logging import mp4
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.statistics import bootstrap_interval
+from envs import RACE
 from envs.make import HeldOutSeeds
 from envs.vector import VectorEnv
 
@@ -102,6 +103,8 @@ def load_drivers(words: Sequence[str]) -> list[Driver]:
         ]
     if not 2 <= len(drivers) <= MOST_CARS:
         raise UserError(f"{len(drivers)} drivers given: name 2 to {MOST_CARS} of them")
+    if any(d.config.env.id != RACE for d in drivers):
+        raise UserError(f"contests are races: choose runs of {RACE}")
     rules = {replace(d.config.env, cars=1, random_starts=True, idle_limit=0) for d in drivers}
     if len(rules) > 1:
         raise UserError(
@@ -134,7 +137,10 @@ def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
     done, kept = np.zeros(len(seeds), int), []
     states = [driver.state() for driver in drivers]
     carries = [_carry(driver, len(seeds)) for driver in drivers]
-    image = np.zeros((cars, len(seeds), *drivers[0].loaded.spec.image), np.uint8)
+    obs = {
+        name: np.zeros((cars, len(seeds), *shape), dtype)
+        for name, (shape, dtype) in drivers[0].loaded.spec.obs.items()
+    }
     is_first = np.zeros((cars, len(seeds)), bool)
     keys = jax.vmap(lambda s: named_key(jax.random.key(s), "contest"))(jnp.arange(cars))
     with VectorEnv(_race(drivers, cars), seeds) as env:
@@ -143,7 +149,8 @@ def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
             actions = np.zeros((len(seeds), cars, 2), np.float32)
             for k, driver in enumerate(drivers):
                 key = jax.random.fold_in(keys[k], step)[None]
-                inputs = (image[k][None], is_first[k][None], active[None])
+                seen = {name: x[k][None] for name, x in obs.items()}
+                inputs = (seen, is_first[k][None], active[None])
                 action, carries[k] = driver.learner.act(
                     states[k], carries[k], *inputs, key, mode="eval"
                 )
@@ -153,7 +160,9 @@ def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
             record = env.step(actions, active)
             for k in range(cars):
                 seat = (races, seating[k])
-                image[k], is_first[k] = record.observation[seat], record.is_first[seat]
+                for name, x in record.observation.items():
+                    obs[name][k] = x[seat]
+                is_first[k] = record.is_first[seat]
                 given, ends = record.given[seat] & active, record.is_last[seat]
                 scores[k, given, done[given], 0] += record.reward[seat][given]
                 at = np.flatnonzero(given & ends)

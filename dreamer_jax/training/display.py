@@ -81,8 +81,12 @@ class Display:
         table: dict[str, np.ndarray],
         timing: dict[str, float],
         healthy: np.ndarray,
+        actions: Sequence[str] | None = None,
     ) -> None:
-        """Figures of one cycle: table entries are [M, S]; frames, healthy (before it) [S]."""
+        """Figures of one cycle: table entries are [M, S]; frames, healthy (before it) [S].
+
+        `actions` are the names of the action's entries; by default their numbers.
+        """
         self.episodes(collected.episodes, healthy)
         for aggregate in self.aggregates:
             aggregate.cycle(frames, healthy)
@@ -93,9 +97,9 @@ class Display:
             extra = {"train/cycle": number, "train/frames": int(frames[s])}
             logger.scalars(int(frames[s]), means | extra | timing)
             filled = np.arange(collected.chunk.reward.shape[1])[:, None] < collected.count[s]
-            actions = collected.chunk.prev_action[s][filled & ~collected.chunk.is_first[s]]
-            for i, name in enumerate(_action_names(actions.shape[-1])):
-                logger.histogram(int(frames[s]), f"action/{name}", actions[:, i])
+            taken = collected.chunk.prev_action[s][filled & ~collected.chunk.is_first[s]]
+            for i, name in enumerate(actions or range(taken.shape[-1])):
+                logger.histogram(int(frames[s]), f"action/{name}", taken[:, i])
         rates = {
             "frames/s": f"{timing['time/frames_per_second']:.0f}",
             "updates/s": f"{timing['time/updates_per_second']:.2f}",
@@ -107,18 +111,8 @@ class Display:
         """Pictures of `Agent.report`, leading axis S."""
         for s, logger in enumerate(self.loggers):
             step, data = int(frames[s]), {name: value[s] for name, value in arrays.items()}
-            every = max(1, len(data["truth"]) // 8)
-            logger.image(
-                step,
-                "model/truth_reconstruction_error",
-                draw.strip(data["truth"][::every], data["reconstruction"][::every]),
-            )
-            logger.video(
-                step,
-                "model/open_loop",
-                draw.open_loop_video(data["open_truth"], data["open_prediction"], CONTEXT),
-                DECISION_FPS,
-            )
+            if "truth" in data:  # of agents that see pictures
+                _show_model(logger, step, data)
             known, guess = data["reward"].ravel(), data["reward_prediction"].ravel()
             logger.scalars(
                 step,
@@ -153,8 +147,9 @@ class Display:
         for aggregate in self.aggregates:
             aggregate.evaluation(frames, played.returns)
         step = int(frames[0])
-        self.loggers[0].video(step, "eval/episode", played.video[:150], DECISION_FPS)
-        mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, DECISION_FPS)
+        if len(played.video):
+            self.loggers[0].video(step, "eval/episode", played.video[:150], DECISION_FPS)
+            mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, DECISION_FPS)
         self.say(
             f"evaluation at {step} frames: {played.returns.mean():.0f} over "
             f"{played.returns.shape[1]} held-out tracks"
@@ -191,6 +186,22 @@ class Display:
         return [*self.loggers, *(aggregate.logger for aggregate in self.aggregates)]
 
 
+def _show_model(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> None:
+    """What the world model makes of the pictures it saw, and those it foretells."""
+    every = max(1, len(data["truth"]) // 8)
+    logger.image(
+        step,
+        "model/truth_reconstruction_error",
+        draw.strip(data["truth"][::every], data["reconstruction"][::every]),
+    )
+    logger.video(
+        step,
+        "model/open_loop",
+        draw.open_loop_video(data["open_truth"], data["open_prediction"], CONTEXT),
+        DECISION_FPS,
+    )
+
+
 def _show_generated(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> None:
     """Generated starts, their latents decoded before and after alignment, and their futures."""
     rows = np.stack([data["generated"], data["generated_before"], data["generated_after"]])
@@ -221,10 +232,6 @@ def correlation(x: np.ndarray, y: np.ndarray) -> float:
     x, y = np.ravel(x) - np.mean(x), np.ravel(y) - np.mean(y)
     scale = np.sqrt(np.sum(x**2) * np.sum(y**2))
     return float(np.sum(x * y) / scale) if scale > 0 else 0.0
-
-
-def _action_names(size: int) -> tuple[str, ...]:
-    return ("steer", "throttle") if size == 2 else tuple(str(i) for i in range(size))
 
 
 def _curve(path: Path) -> np.ndarray:

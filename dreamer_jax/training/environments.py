@@ -6,27 +6,47 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreamer_jax.training.config import EnvConfig, RunConfig
+from dreamer_jax.types import Spec
+from envs import MULTI_CAR_RACE, RACE
+from envs.drivers import RandomDriver, SmoothDriver
 from envs.make import EpisodeSeeds, MakeEnv
 from envs.races import RaceStreams
+from envs.records import entries
 from envs.vector import VectorEnv
+
+ACTIONS = {RACE: ("steer", "throttle")}  # names of the action's entries
 
 
 def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
-    """The environment of this configuration for one car, with some of its options changed."""
-    options = {
-        "action_repeat": config.action_repeat,
-        "time_limit": config.time_limit,
+    """The environment of this configuration for one car, with some of its options changed.
+
+    Rules of the races are left out of other environments, whose options are those of
+    `envs.adapters.make`.
+
+    Raises:
+      ValueError: an option that the races have not.
+    """
+    options = {"action_repeat": config.action_repeat, "time_limit": config.time_limit}
+    views = {"pixels": config.pixels, "size": config.size}
+    rules = {
         "idle_limit": config.idle_limit,
         "off_road_ends": config.off_road_ends,
         "backwards_ends": config.backwards_ends,
     }
-    return MakeEnv(config.id, options | changes)
+    if config.id == RACE:
+        if given := [name for name, value in views.items() if value]:
+            raise ValueError(f"--env.{given[0]} is not for {RACE}, which gives 96x96; leave it out")
+        return MakeEnv(RACE, options | rules | changes)
+    kept = {name: value for name, value in changes.items() if name not in rules}
+    return MakeEnv(config.id, options | views | kept)
 
 
 def make_race(config: EnvConfig, **changes: Any) -> MakeEnv:
-    """Likewise with all its cars on one track."""
+    """Likewise with all its cars on one track. Raises ValueError if it is no race."""
+    if config.id != RACE:
+        raise ValueError(f"--env.cars={config.cars} is for {RACE} alone, not {config.id}; use 1")
     options = {"cars": config.cars, "random_starts": config.random_starts}
-    return MakeEnv("DreamerMultiCarRacing-v0", dict(make_env(config).kwargs) | options | changes)
+    return MakeEnv(MULTI_CAR_RACE, dict(make_env(config).kwargs) | options | changes)
 
 
 def streams(config: RunConfig, seeds: Sequence[int]) -> VectorEnv | RaceStreams:
@@ -39,3 +59,17 @@ def streams(config: RunConfig, seeds: Sequence[int]) -> VectorEnv | RaceStreams:
     if cars == 1:
         return VectorEnv(make_env(config.env), tracks)
     return RaceStreams(make_race(config.env), tracks, groups=len(seeds) // cars)
+
+
+def spec_of(env: Any) -> Spec:
+    """What an agent must know of `env`: a Gymnasium environment, `VectorEnv` or `RaceStreams`."""
+    named = entries(env.observation_space)
+    obs = {name: (tuple(box.shape), box.dtype.name) for name, box in named.items()}
+    return Spec(obs, env.action_space.shape[0], getattr(env, "discrete", False))
+
+
+def make_driver(config: RunConfig, spec: Spec, seed: int) -> SmoothDriver | RandomDriver:
+    """Who acts before training starts: on the races a driver, elsewhere chance."""
+    if config.env.id == RACE:
+        return SmoothDriver(config.envs, seed)
+    return RandomDriver(config.envs, seed, spec.action, spec.discrete)

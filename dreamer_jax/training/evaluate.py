@@ -24,7 +24,7 @@ class Played(NamedTuple):
     laps: np.ndarray  # bool [S, n]
     progress: np.ndarray  # [S, n] visited fraction of the track
     frames: np.ndarray  # int [S, n]
-    video: np.ndarray  # uint8 [T, H, W, 3], learner 0 on the first track
+    video: np.ndarray  # uint8 [T, H, W, 3], learner 0 on the first track; T = 0 without pictures
 
 
 def evaluate(
@@ -55,7 +55,7 @@ def evaluate(
             action, acting = learner.act(
                 state,
                 acting,
-                game.image.reshape(*lead, *game.image.shape[1:]),
+                {name: x.reshape(*lead, *x.shape[1:]) for name, x in game.obs.items()},
                 game.is_first.reshape(lead),
                 game.active.reshape(lead),
                 step_keys,
@@ -72,7 +72,10 @@ class _Game:
     def __init__(self, env: VectorEnv, learners: int, rounds: int) -> None:
         self.env, self.learners, self.rounds = env, learners, rounds
         number = env.num_envs
-        self.image = np.zeros((number, *env.observation_space.shape), np.uint8)
+        self.obs = {
+            name: np.zeros((number, *box.shape), box.dtype)
+            for name, box in env.observation_space.items()
+        }
         self.is_first = np.zeros(number, bool)
         self.active = np.ones(number, bool)
         self.done = np.zeros(number, int)
@@ -80,10 +83,10 @@ class _Game:
         self.video: list[np.ndarray] = []
 
     def step(self, actions: np.ndarray) -> None:
-        record = self.env.step(actions, self.active)
-        self.image, self.is_first = record.observation.copy(), record.is_first.copy()
+        record = self.env.step(actions, self.active).copy()
+        self.obs, self.is_first = record.observation, record.is_first
         if self.done[0] == 0:
-            self.video.append(self.image[0])
+            self.video += frames(self.obs)
         for e in np.flatnonzero(self.active):
             score = self.scores[e, self.done[e]]
             score[0] += record.reward[e]
@@ -102,5 +105,13 @@ class _Game:
             laps=table[..., 1] > 0,
             progress=table[..., 2],
             frames=table[..., 3].astype(int),
-            video=np.stack(self.video),
+            video=np.stack(self.video) if self.video else np.zeros((0, 1, 1, 3), np.uint8),
         )
+
+
+def frames(obs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The picture of the first environment, uint8 [H, W, 3], if it gives one in grey or colour."""
+    image = obs.get("image", np.zeros(0))
+    if image.ndim != 4 or image.shape[-1] not in (1, 3):
+        return []
+    return [np.broadcast_to(image[0], (*image.shape[1:3], 3))]

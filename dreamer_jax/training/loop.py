@@ -23,14 +23,13 @@ from dreamer_jax.training.config import RunConfig, with_values
 from dreamer_jax.training.devices import describe, learner_mesh, put, share
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.divergence import Diverged, save_evidence
-from dreamer_jax.training.environments import streams
+from dreamer_jax.training.environments import ACTIONS, make_driver, spec_of, streams
 from dreamer_jax.training.evaluate import evaluate
 from dreamer_jax.training.learner import Learner, Swept, empty_replay, make_learner, record_spec
 from dreamer_jax.training.run_folder import RunFolder
 from dreamer_jax.training.saving import load_run, save_run
 from dreamer_jax.training.signals import StopRequest
-from dreamer_jax.types import Agent, Spec
-from envs.drivers import SmoothDriver
+from dreamer_jax.types import Agent
 from envs.records import Record
 
 
@@ -67,8 +66,7 @@ class Run:
         self.capacity = config.replay // config.envs
         try:
             self.env = streams(config, self.seeds)
-            image, action = self.env.observation_space.shape, self.env.action_space.shape
-            self.spec = Spec(image, action[0])
+            self.spec = spec_of(self.env)
             self.agent: Agent = make_agent(config, self.spec)
             if scenes is not None and scenes.image != self.spec.image:
                 raise ValueError(
@@ -102,7 +100,7 @@ class Run:
             for name in ("init", "report", "eval")
         }
         self.collector = Collector(self.env, self.learners, config.chunk)
-        self.drivers = [SmoothDriver(config.envs, seed) for seed in self.seeds]
+        self.drivers = [make_driver(config, self.spec, seed) for seed in self.seeds]
         self.checkpoints = Checkpointer(folder.path / "checkpoints", config.keep)
         self.cycle = 0  # cycles finished
         self.updates = 0
@@ -205,6 +203,7 @@ class Run:
                 "time/updates_per_second": config.updates * bool(figures) / update_seconds,
             },
             self.known_healthy,
+            ACTIONS.get(config.env.id),
         )
         self._check(figures, display)
         if config.overlap:
@@ -315,9 +314,9 @@ class Run:
 
     def _act(self, record: Record, active: np.ndarray, step: int) -> np.ndarray:
         lead = (self.learners, self.config.envs)
-        image = record.observation.reshape(*lead, *self.spec.image)
+        obs = {name: x.reshape(*lead, *x.shape[1:]) for name, x in record.observation.items()}
         count = self._put(np.array([self.cycle, step], np.uint32), None)
-        inputs = (image, record.is_first.reshape(lead), active.reshape(lead))
+        inputs = (obs, record.is_first.reshape(lead), active.reshape(lead))
         action, self.carry = self.learner.act(
             self.state, self.carry, *self._put(inputs), _act_keys(self.keys, count),
             mode="train",

@@ -189,7 +189,7 @@ def test_reported_predictions_are_those_the_losses_are_about(fresh, batch):
     error = np.square(symlog(seen["reward_prediction"]) - symlog(batch.reward)).mean()
     np.testing.assert_allclose(figures["loss/reward"], error, rtol=1e-4)
     assert seen["reconstruction"].shape == (LENGTH, *SPEC.image)
-    np.testing.assert_array_equal(seen["truth"], batch.image[:, 0] / np.float32(255))
+    np.testing.assert_array_equal(seen["truth"], batch.obs["image"][:, 0] / np.float32(255))
 
 
 # ---------------------------------------------------------------- learning
@@ -222,7 +222,7 @@ def test_the_policy_walks_to_where_the_reward_is(fresh, slope):
     """
     state, _, _ = train(fresh, [play(s) for s in range(50)], 300, actor_lr=slope * 3e-3)
     x = np.array([-0.9, -0.5, 0.5, 0.9])
-    action, _ = act(state, AGENT.carry(4), paint(x), np.ones(4, bool), KEY, mode="eval")
+    action, _ = act(state, AGENT.carry(4), {"image": paint(x)}, np.ones(4, bool), KEY, mode="eval")
     assert np.all(-slope * np.sign(x) * action[:, 0] > 0.3)
 
 
@@ -236,7 +236,8 @@ def images(seed, number=3):
 def test_evaluation_is_deterministic_and_training_is_not(fresh):
     def action(key, mode):
         carry = AGENT.carry(3)
-        return act(fresh, carry, images(0), np.ones(3, bool), jax.random.key(key), mode=mode)[0]
+        seen, first = {"image": images(0)}, np.ones(3, bool)
+        return act(fresh, carry, seen, first, jax.random.key(key), mode=mode)[0]
 
     assert action(0, "eval").shape == (3, 2)
     np.testing.assert_array_equal(action(0, "eval"), action(1, "eval"))
@@ -255,10 +256,10 @@ def test_acting_filters_like_learning(fresh, monkeypatch):
     carry, means = AGENT.carry(BATCH), []
     for t in range(LENGTH):
         carry = carry._replace(action=data.prev_action[t])
-        _, carry = act(fresh, carry, data.image[t], is_first[t], KEY, mode="eval")
+        _, carry = act(fresh, carry, {"image": data.obs["image"][t]}, is_first[t], KEY, mode="eval")
         means.append(carry.state.mean)
     parts = make_parts(CONFIG, SPEC)
-    flat = data.image.reshape(-1, *SPEC.image)
+    flat = data.obs["image"].reshape(-1, *SPEC.image)
     embed = parts.encoder.apply(fresh.model["encoder"], fold(flat, CONFIG.fold) / 255.0)
     monkeypatch.setattr(jax.random, "normal", lambda key, shape: jnp.zeros(shape))
     states, _ = observe(
@@ -275,11 +276,12 @@ def test_acting_filters_like_learning(fresh, monkeypatch):
 
 def test_an_action_is_remembered_until_the_next_observation(fresh):
     first, later = np.ones(3, bool), np.zeros(3, bool)
-    action, carry = act(fresh, AGENT.carry(3), images(0), first, KEY, mode="train")
+    action, carry = act(fresh, AGENT.carry(3), {"image": images(0)}, first, KEY, mode="train")
     np.testing.assert_array_equal(carry.action, action)
     other = carry._replace(action=-action)
     means = [
-        act(fresh, c, images(1), later, KEY, mode="eval")[1].state.mean for c in (carry, other)
+        act(fresh, c, {"image": images(1)}, later, KEY, mode="eval")[1].state.mean
+        for c in (carry, other)
     ]
     assert np.all(np.abs(means[0] - means[1]).max(-1) > 0)
 
@@ -287,8 +289,8 @@ def test_an_action_is_remembered_until_the_next_observation(fresh):
 def test_a_first_observation_forgets_what_was_before(fresh):
     carry = jax.tree.map(lambda x: x + 5.0, AGENT.carry(3))
     first = np.array([True, False, True])
-    used = act(fresh, carry, images(0), first, KEY, mode="eval")
-    new = act(fresh, AGENT.carry(3), images(0), np.ones(3, bool), KEY, mode="eval")
+    used = act(fresh, carry, {"image": images(0)}, first, KEY, mode="eval")
+    new = act(fresh, AGENT.carry(3), {"image": images(0)}, np.ones(3, bool), KEY, mode="eval")
     for one, other in zip(jax.tree.leaves(used), jax.tree.leaves(new), strict=True):
         np.testing.assert_array_equal(one[first], other[first])
     assert np.any(used[0][1] != new[0][1])
@@ -313,7 +315,7 @@ def test_shapes_of_the_report(fresh, batch):
     assert {name: value.shape for name, value in seen.items()} == shapes
     assert all(np.isfinite(value).all() for value in seen.values())
     np.testing.assert_array_equal(
-        seen["open_truth"], np.swapaxes(batch.image, 0, 1) / np.float32(255)
+        seen["open_truth"], np.swapaxes(batch.obs["image"], 0, 1) / np.float32(255)
     )
 
 
@@ -322,12 +324,14 @@ def test_open_loop_sees_the_context_only_and_follows_the_actions(fresh, batch):
         return np.array(report(fresh, batch.replace(**changes), KEY)["open_prediction"])
 
     before = open_loop()
-    image = batch.image.copy()
+    image = batch.obs["image"].copy()
     image[CONTEXT:] = 255 - image[CONTEXT:]
-    np.testing.assert_array_equal(open_loop(image=image), before)
-    image = batch.image.copy()
+    np.testing.assert_array_equal(open_loop(obs={"image": image}), before)
+    image = batch.obs["image"].copy()
     image[CONTEXT - 1] = 255 - image[CONTEXT - 1]
-    assert np.all(np.any(open_loop(image=image) != before, axis=(2, 3, 4))[:, CONTEXT - 1 :])
+    assert np.all(
+        np.any(open_loop(obs={"image": image}) != before, axis=(2, 3, 4))[:, CONTEXT - 1 :]
+    )
     action = batch.prev_action.copy()
     action[CONTEXT] = -action[CONTEXT]
     moved = np.any(open_loop(prev_action=action) != before, axis=(0, 2, 3, 4))
@@ -357,7 +361,7 @@ def test_the_published_networks_have_their_sizes():
     def count(tree):
         return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
-    agent = make_dlc_v1(DLCConfig(), Spec((96, 96, 3), 2))
+    agent = make_dlc_v1(DLCConfig(), Spec({"image": ((96, 96, 3), "uint8")}, 2))
     state = jax.eval_shape(agent.init, KEY)
     # 230 features -> 400 -> 400 -> 1: two layers without bias, two LayerNorms, one layer with bias
     assert count(state.critic) == 230 * 400 + 400 * 400 + 2 * 800 + 401

@@ -7,15 +7,10 @@ import pytest
 
 from envs.make import EpisodeSeeds, MakeEnv
 from envs.races import RaceEnv, RaceStreams
-from envs.records import Record
 from envs.vector import VectorEnv
 
 RULES = {"time_limit": 60, "idle_limit": 20}
 MAKE = MakeEnv("DreamerMultiCarRacing-v0", {"cars": 2, **RULES})
-
-
-def copied(record):
-    return Record(*(np.array(field) for field in record))
 
 
 def forwards(streams, rng):
@@ -34,10 +29,10 @@ def played():
     try:
         records, kept = [], None
         for step, action in enumerate(actions):
-            records.append(copied(streams.step(action)))
+            records.append(streams.step(action).copy())
             if step == 24:
                 kept = json.loads(json.dumps(streams.snapshot()))
-        assert streams.num_envs == 4 and streams.observation_space.shape == (96, 96, 3)
+        assert streams.num_envs == 4 and streams.observation_space["image"].shape == (96, 96, 3)
         assert streams.action_space.shape == (2,)
     finally:
         streams.close()
@@ -50,14 +45,14 @@ def test_each_stream_is_its_car_of_its_race(played):
     for group, base in enumerate((0, 7)):
         view, _ = env.reset(seed=EpisodeSeeds(base)(0))
         mine = slice(2 * group, 2 * group + 2)
-        np.testing.assert_array_equal(records[0].observation[mine], view)
+        np.testing.assert_array_equal(records[0].observation["image"][mine], view)
         assert records[0].is_first[mine].all() and records[0].given.all()
         ended = np.zeros(2, bool)
         for action, record in zip(actions[1:], records[1:], strict=False):
             if ended.all():
                 break
             view, reward, terminated, truncated, info = env.step(action[mine])
-            np.testing.assert_array_equal(record.observation[mine], view)
+            np.testing.assert_array_equal(record.observation["image"][mine], view)
             np.testing.assert_array_equal(record.reward[mine], reward.astype(np.float32))
             np.testing.assert_array_equal(record.given[mine], info["given"])
             np.testing.assert_array_equal(record.frames[mine], info["frames"])
@@ -85,12 +80,14 @@ def test_a_race_continues_from_its_snapshot(played):
     actions, records, kept = played
     streams = RaceStreams(MAKE, [EpisodeSeeds(0), EpisodeSeeds(7)], groups=2)
     try:
-        restored = copied(streams.restore(kept))
+        restored = streams.restore(kept).copy()
         want = records[24]._replace(given=np.zeros(4, bool))
-        for now, then in zip(restored._replace(given=want.given), want, strict=True):
+        for now, then in zip(
+            restored._replace(given=want.given).arrays(), want.arrays(), strict=True
+        ):
             np.testing.assert_array_equal(now, then)
         for action, expected in zip(actions[25:], records[25:], strict=True):
-            for now, then in zip(streams.step(action), expected, strict=True):
+            for now, then in zip(streams.step(action).arrays(), expected.arrays(), strict=True):
                 np.testing.assert_array_equal(now, then)
     finally:
         streams.close()
@@ -100,15 +97,15 @@ def test_streams_of_several_races_a_group_stand_learner_by_learner():
     seeds = [EpisodeSeeds(n) for n in range(4)]
     streams = RaceStreams(MAKE, seeds, groups=2)
     try:
-        record = copied(streams.step(np.zeros((8, 2))))
+        record = streams.step(np.zeros((8, 2))).copy()
     finally:
         streams.close()
     with VectorEnv(MAKE, seeds) as races:
-        views = races.step(np.zeros((4, 2, 2))).observation.copy()  # [race, car]
+        views = races.step(np.zeros((4, 2, 2))).observation["image"].copy()  # [race, car]
     for group in range(2):
         for car in range(2):
             for race in range(2):
                 stream = 4 * group + 2 * car + race
                 np.testing.assert_array_equal(
-                    record.observation[stream], views[2 * group + race, car]
+                    record.observation["image"][stream], views[2 * group + race, car]
                 )

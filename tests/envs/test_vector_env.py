@@ -16,7 +16,6 @@ from counting_env import MakeCounting, Numbered
 from hanging_env import MakeHanging
 
 from envs.make import EpisodeSeeds, MakeEnv
-from envs.records import Record
 from envs.vector import EnvironmentDied, VectorEnv
 
 RACE = MakeEnv("DreamerCarRacing-v3", {"time_limit": 90})
@@ -25,10 +24,6 @@ RACE = MakeEnv("DreamerCarRacing-v3", {"time_limit": 90})
 def counting(num_envs, fault="", at_step=2, **options):
     seeds = [Numbered(e) for e in range(num_envs)]
     return VectorEnv(MakeCounting(fault, at_step), seeds, **options)
-
-
-def copied(record):
-    return Record(*(field.copy() for field in record))
 
 
 def expected_stream(e, length):
@@ -46,7 +41,7 @@ def expected_stream(e, length):
 
 def check_row(record, e, expected, action):
     observation, is_first, is_last, is_terminal = expected
-    assert tuple(record.observation[e]) == observation
+    assert tuple(record.observation["vector"][e]) == observation
     flags = (record.is_first[e], record.is_last[e], record.is_terminal[e], record.lap_finished[e])
     assert flags == (is_first, is_last, is_terminal, is_last)
     assert record.frames[e] == (0 if is_first else 3)
@@ -57,7 +52,7 @@ def check_row(record, e, expected, action):
 def test_each_observation_comes_exactly_once(num_workers):
     rng = np.random.default_rng(0)
     with counting(3, num_workers=num_workers) as envs:
-        assert envs.num_envs == 3 and envs.observation_space.shape == (3,)
+        assert envs.num_envs == 3 and envs.observation_space["vector"].shape == (3,)
         streams = [expected_stream(e, 40) for e in range(3)]
         for step in range(40):
             actions = rng.uniform(-1, 1, (3, 2)).astype(np.float32)
@@ -70,7 +65,7 @@ def test_inactive_environments_are_not_touched():
     rng = np.random.default_rng(1)
     with counting(3, num_workers=2) as envs:
         streams, taken = [expected_stream(e, 60) for e in range(3)], [0, 0, 0]
-        before = copied(envs.record)
+        before = envs.record.copy()
         for _ in range(60):
             actions = rng.uniform(-1, 1, (3, 2)).astype(np.float32)
             active = rng.uniform(size=3) < [0.9, 0.5, 0.1]
@@ -82,9 +77,11 @@ def test_inactive_environments_are_not_touched():
                     check_row(record, e, streams[e][taken[e]], actions[e])
                     taken[e] += 1
                 else:
-                    for now, then in zip(record, before._replace(given=active), strict=True):
+                    for now, then in zip(
+                        record.arrays(), before._replace(given=active).arrays(), strict=True
+                    ):
                         np.testing.assert_array_equal(now[e], then[e])
-            before = copied(record)
+            before = record.copy()
         assert min(taken) > 0
 
 
@@ -121,19 +118,19 @@ def test_a_race_continues_from_its_snapshot():
         envs.step(rng.uniform(-1, 1, (4, 2)), np.array([False, True, True, False]))  # 2: just reset
         for _ in range(7):  # 1: amidst an episode; 3: not started
             envs.step(rng.uniform(-1, 1, (4, 2)), np.array([False, True, False, False]))
-        snapshot, then = json.loads(json.dumps(envs.snapshot())), copied(envs.record)
+        snapshot, then = json.loads(json.dumps(envs.snapshot())), envs.record.copy()
         actions = rng.uniform(-1, 1, (20, 4, 2)).astype(np.float32)
-        later = [copied(envs.step(actions[i], active if i < 3 else None)) for i in range(20)]
+        later = [envs.step(actions[i], active if i < 3 else None).copy() for i in range(20)]
     assert [past["started"] for past in snapshot] == [True, True, True, False]
     assert [past["ended"] for past in snapshot] == [True, False, False, False]
     with VectorEnv(RACE, seeds, num_workers=1) as envs:
         then = then._replace(given=np.zeros(4, bool))
-        for now, before in zip(envs.restore(snapshot), then, strict=True):
+        for now, before in zip(envs.restore(snapshot).arrays(), then.arrays(), strict=True):
             np.testing.assert_array_equal(now, before)
         assert envs.snapshot() == snapshot
         for i, expected in enumerate(later):
             record = envs.step(actions[i], active if i < 3 else None)
-            for now, before in zip(record, expected, strict=True):
+            for now, before in zip(record.arrays(), expected.arrays(), strict=True):
                 np.testing.assert_array_equal(now, before)
 
 
@@ -144,8 +141,8 @@ def test_restoring_drops_what_was_played_since():
         snapshot = envs.snapshot()
         for _ in range(9):
             envs.step(zeros)
-        assert list(envs.restore(snapshot).observation[:, 1]) == [0, 0]
-        assert list(envs.step(zeros).observation[:, 1]) == [1, 1]
+        assert list(envs.restore(snapshot).observation["vector"][:, 1]) == [0, 0]
+        assert list(envs.step(zeros).observation["vector"][:, 1]) == [1, 1]
         with pytest.raises(ValueError, match="snapshot"):
             envs.restore(snapshot[:1])
         snapshot[1]["actions"] = [[0.0, 0.0]] * 30
@@ -270,11 +267,11 @@ def test_the_limit_is_for_one_environment_and_one_action():
     with envs:
         envs.step(np.zeros((3, 2)))
         start = time.monotonic()
-        assert list(envs.step(np.zeros((3, 2))).observation[:, 1]) == [1] * 3
+        assert list(envs.step(np.zeros((3, 2))).observation["vector"][:, 1]) == [1] * 3
         assert time.monotonic() - start > 1.3
         start = time.monotonic()
         idle = past(0, 0) | {"started": False}
-        assert envs.restore([past(2, 3), idle, idle]).observation[0, 1] == 3
+        assert envs.restore([past(2, 3), idle, idle]).observation["vector"][0, 1] == 3
         assert time.monotonic() - start > 1.3
 
 
@@ -285,7 +282,7 @@ def test_time_in_which_we_stand_still_does_not_count(monkeypatch):
         envs.step(np.zeros((1, 2)))
         with monkeypatch.context() as patch:
             patch.setattr(time, "monotonic", lambda: next(clock))
-            assert envs.step(np.zeros((1, 2))).observation[0, 1] == 1
+            assert envs.step(np.zeros((1, 2))).observation["vector"][0, 1] == 1
 
 
 def test_an_interrupted_step_is_not_played_on(monkeypatch):
@@ -361,7 +358,7 @@ def test_bad_calls_are_refused_and_change_nothing():
         envs.step(np.full((2, 2), np.nan))  # resets take no action
         with pytest.raises(ValueError, match=r"not finite for environments \[1\]"):
             envs.step(np.array([[0, 0], [0, np.inf]]))
-        assert list(envs.step(np.zeros((2, 2))).observation[:, 1]) == [1, 1]
+        assert list(envs.step(np.zeros((2, 2))).observation["vector"][:, 1]) == [1, 1]
     with pytest.raises(RuntimeError, match="closed"):
         envs.step(np.zeros((2, 2)))
 
@@ -374,7 +371,7 @@ def test_records_outlive_the_environments_and_no_file_is_left():
     assert {name for name in os.listdir(folder) if name.startswith("envs-")} <= before
     pids = [each.process.pid for each in envs._workers]
     del envs
-    assert tuple(record.observation[1]) == (100, 0, 1)
+    assert tuple(record.observation["vector"][1]) == (100, 0, 1)
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

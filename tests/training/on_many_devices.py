@@ -41,8 +41,8 @@ def main(path):
         together=together,
         batched=batched,
         alone=alone,
-        devices=[len(x.sharding.device_set) for x in [*kernels, ring.data.image]],
-        shard=[x.addressable_shards[0].data.shape[0] for x in [*kernels, ring.data.image]],
+        devices=[len(x.sharding.device_set) for x in [*kernels, ring.data.obs["image"]]],
+        shard=[x.addressable_shards[0].data.shape[0] for x in [*kernels, ring.data.obs["image"]]],
     )
 
 

@@ -40,14 +40,15 @@ def stream(e, length):
 
 
 def leaves(chunk):
-    """The arrays of a chunk by name; images without the resets, which earlier tests made too."""
-    return vars(chunk) | {"image": chunk.image[..., :2]}
+    """The arrays of a chunk by name; seen without the resets, which earlier tests made too."""
+    return {**vars(chunk), "obs": chunk.obs["vector"][..., :2]}
 
 
 def policy(record, active, step):
     """An action that tells its environment and depends on what is seen."""
     e = np.arange(S * N)
-    return np.stack([record.observation[:, 1] / 10, e + record.reward / 100], 1).astype(np.float32)
+    count = record.observation["vector"][:, 1]
+    return np.stack([count / 10, e + record.reward / 100], 1).astype(np.float32)
 
 
 def check_row(chunk, e, expected):
@@ -57,7 +58,7 @@ def check_row(chunk, e, expected):
     for k, (seed, count, first, _, terminal) in enumerate(expected):
         action = np.array([seen / 10, e + reward / 100], np.float32)
         reward = 0.0 if first else np.float32(count + float(action[0]))
-        assert chunk.image[s, k, n, :2].tolist() == [seed, count]
+        assert chunk.obs["vector"][s, k, n, :2].tolist() == [seed, count]
         assert chunk.is_first[s, k, n] == first and chunk.is_terminal[s, k, n] == terminal
         np.testing.assert_array_equal(chunk.prev_action[s, k, n], 0 * action if first else action)
         assert chunk.reward[s, k, n] == reward
@@ -67,12 +68,14 @@ def check_row(chunk, e, expected):
 def test_steps_bring_each_record_once_with_the_action_that_led_to_it(worker):
     got = Collector(worker(), S, CHUNK).steps(policy, 11)
     assert got.count.tolist() == [[11, 11], [11, 11]] and got.count.dtype == np.int32
-    assert got.chunk.image.shape == (S, CHUNK, N, 3) and got.chunk.image.dtype == np.uint8
+    assert got.chunk.obs["vector"].shape == (S, CHUNK, N, 3)
     assert got.chunk.prev_action.shape == (S, CHUNK, N, 2)
     assert got.chunk.reward.dtype == got.chunk.prev_action.dtype == np.float32
+    assert got.chunk.obs["vector"].dtype == np.float32
     for e in range(S * N):
         check_row(got.chunk, e, stream(e, 11))
-    assert not any(leaf[:, 11].any() for leaf in vars(got.chunk).values())  # beyond the count
+    arrays = {**vars(got.chunk), "obs": got.chunk.obs["vector"]}
+    assert not any(leaf[:, 11].any() for leaf in arrays.values())  # beyond the count
 
 
 def test_only_true_ends_are_terminal(worker):
@@ -143,7 +146,7 @@ def test_whole_episodes_end_exactly_at_their_ends(worker, number):
             s, n = divmod(e, N)
             flags = got.chunk.is_first[s, : sum(records), n].tolist()
             assert flags == [first for _, _, first, _, _ in taken] and flags[0]
-            assert got.chunk.image[s, sum(records) - 1, n, 1] == taken[-1][1]
+            assert got.chunk.obs["vector"][s, sum(records) - 1, n, 1] == taken[-1][1]
         asked.clear()
     made = [2 + seeds(e)(i) % 3 for e in range(S * N) for i in range(2 * number)]
     decisions = np.reshape(made, (S, -1)).sum(1)
@@ -155,12 +158,12 @@ def test_what_the_policy_saw_is_not_overwritten(worker):
 
     def keeping(record, active, step):
         kept.append(record)
-        copies.append([field.copy() for field in record])
+        copies.append([field.copy() for field in record.arrays()])
         return policy(record, active, step)
 
     Collector(worker(), S, CHUNK).steps(keeping, 6)
     for record, then in zip(kept, copies, strict=True):
-        for field, value in zip(record, then, strict=True):
+        for field, value in zip(record.arrays(), then, strict=True):
             np.testing.assert_array_equal(field, value)
 
 

@@ -197,19 +197,19 @@ def test_freeze_by_hand():
 
 
 def test_environments_that_wait_keep_their_carry(learner, single, initial):
-    image = np.stack([play(s, 1, N).image[0] for s in range(S)])
+    obs = {"image": np.stack([play(s, 1, N).obs["image"][0] for s in range(S)])}
     carry = jax.tree.map(lambda x: x + 0.5, learner.carry(S))
     first, active = np.ones((S, N), bool), np.array([[True, False], [False, True]])
     for _ in range(2):
-        action, new = learner.act(initial, carry, image, first, active, KEYS, mode="train")
+        action, new = learner.act(initial, carry, obs, first, active, KEYS, mode="train")
     assert action.shape == (S, N, SPEC.action) and learner.act._cache_size() == 1
     for was, now in zip(jax.tree.leaves(carry), jax.tree.leaves(new), strict=True):
         np.testing.assert_array_equal(was[~active], now[~active])
         assert not np.any(np.all(was[active] == now[active], axis=-1))
-    both = learner.act(initial, carry, image, first, FIT[:, None] | active, KEYS, mode="train")[0]
+    both = learner.act(initial, carry, obs, first, FIT[:, None] | active, KEYS, mode="train")[0]
     np.testing.assert_array_equal(both, action)  # who waits does not change who acts
     one, _ = single.act(
-        own(initial, 1), row(carry, 1), image[1:], first[1:], active[1:], KEYS[1:], mode="train"
+        own(initial, 1), row(carry, 1), row(obs, 1), first[1:], active[1:], KEYS[1:], mode="train"
     )
     np.testing.assert_allclose(action[1], one[0], rtol=1e-4, atol=1e-5)
 
