@@ -1,0 +1,222 @@
+"""From the settings to environments of all kinds, and a whole run on numbers, not pictures."""
+
+import json
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from dict_env import MakeDict
+from logged import lines
+
+from dreamer_jax.agents.dlc_v1 import make_dlc_v1
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.arms import make_agent
+from dreamer_jax.training.collect import Collector
+from dreamer_jax.training.config import EnvConfig
+from dreamer_jax.training.display import Display
+from dreamer_jax.training.environments import (
+    make_driver,
+    make_env,
+    make_race,
+    spec_of,
+    streams,
+)
+from dreamer_jax.training.loop import Run
+from dreamer_jax.training.presets import PRESETS
+from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.signals import StopRequest
+from dreamer_jax.types import Agent
+from envs import RACE
+from envs.drivers import RandomDriver, SmoothDriver
+from envs.make import EpisodeSeeds, MakeEnv
+from envs.vector import VectorEnv
+
+POLE = EnvConfig(id="CartPole-v1", action_repeat=2, time_limit=60)
+CONFIG = replace(
+    PRESETS["debug"],
+    arm="baseline",
+    env=POLE,
+    cycles=3,
+    cycle_unit="steps",
+    cycle_size=40,
+    updates=2,
+    envs=2,
+    prefill=30,
+    batch=3,
+    length=4,
+    replay=400,
+    report_every=0,
+    eval_every=3,
+    eval_episodes=2,
+    checkpoint_every=2,
+)
+
+
+class State(NamedTuple):
+    """The mean of what was seen, and the updates so far."""
+
+    mean: jax.Array
+    step: jax.Array
+
+
+def make_numbers(config, spec) -> Agent:
+    """Chooses at random, and learns the mean of each number it sees."""
+    size = sum(shape[0] for shape, _ in spec.obs.values())
+
+    def init(key):
+        return State(jnp.zeros(size), jnp.int32(0))
+
+    def carry(num_envs):
+        return {"seen": jnp.zeros((num_envs, size))}
+
+    def act(state, carry, obs, is_first, key, mode):
+        seen = jnp.concatenate([obs[name] for name in sorted(obs)], -1)
+        noise = jax.random.normal(key, (len(is_first), spec.action)) * (mode == "train")
+        choice = jnp.argmax(seen[:, :1] * jnp.arange(spec.action) + noise, -1)
+        return jax.nn.one_hot(choice, spec.action), {"seen": seen}
+
+    def update(state, batch, key):
+        seen = jnp.concatenate([batch.obs[name] for name in sorted(batch.obs)], -1)
+        mean = 0.9 * state.mean + 0.1 * seen.mean((0, 1))
+        chosen = batch.prev_action.max(-1).sum() / (1 - batch.is_first).sum()
+        return State(mean, state.step + 1), {"loss/mean": mean.sum(), "action/largest": chosen}
+
+    return Agent(init, carry, act, update, None, State(0, None), ("loss/mean",))
+
+
+def trained(path, *parts):
+    """Lines and state of a run that is taken up again for each number of cycles in `parts`."""
+    with RunFolder.create(path, "run") as folder:
+        for cycles in parts:
+            with Run(make_numbers, replace(CONFIG, cycles=cycles), folder) as run:
+                first = cycles == parts[0]
+                assert not (run.start() if first else run.load())
+                frames = None if first else run.collector.frames
+                display = Display(path, run.members, cycles, run.cycle, frames, quiet=True)
+                if first:
+                    run.prefill(display)
+                run.train(display, StopRequest())
+                display.close()
+                state = jax.device_get(run.state)
+    return lines(path), state
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("numbers") / "whole", 3)
+
+
+def test_a_run_on_numbers_with_discrete_actions(whole):
+    records, state = whole
+    learnt = [r for r in records if "loss/mean" in r]
+    assert len(learnt) == 3 and int(state.step) == 6 and np.any(state.mean != 0)
+    assert all(r["action/largest"] == pytest.approx(1) for r in learnt)
+    episodes = [r for r in records if "episode/return" in r]
+    assert len(episodes) > 4
+    for record in episodes:  # a reward of 1 for every frame
+        assert record["episode/return"] == record["episode/frames"] <= 60
+        assert record["episode/length"] == -(-record["episode/frames"] // 2)
+        assert record["episode/progress"] == record["episode/lap"] == 0
+    assert any("eval/return" in r for r in records)
+
+
+def test_a_stopped_run_on_numbers_goes_on_as_if_it_had_not_been(whole, tmp_path):
+    records, state = trained(tmp_path / "run", 2, 3)
+    jax.tree.map(np.testing.assert_array_equal, state, whole[1])
+    episodes, want = ([r for r in x if "episode/return" in r] for x in (records, whole[0]))
+    assert episodes == want
+
+
+def test_records_of_many_names_are_laid_out_by_name():
+    """With 5 steps an episode the reset is every 6th record, and entries count from it."""
+    with VectorEnv(MakeDict(), [EpisodeSeeds(e) for e in range(2)], num_workers=1) as env:
+        got = Collector(env, 2, 13).steps(lambda *_: np.zeros((2, 4), np.float32), 13)
+    spec = spec_of(env)
+    assert spec.image == (4, 6, 3) and not spec.discrete and spec.action == 4
+    assert {name: (x.shape[3:], x.dtype.name) for name, x in got.chunk.obs.items()} == spec.obs
+    count = np.arange(13) % 6
+    for s in range(2):
+        np.testing.assert_array_equal(got.chunk.obs["image"][s, :, 0, 0, 0, 0], count)
+        np.testing.assert_array_equal(got.chunk.obs["pair_0"][s, :, 0, 0], count / 2)
+        np.testing.assert_array_equal(got.chunk.reward[s, :, 0], count)
+        np.testing.assert_array_equal(got.chunk.is_terminal[s, :, 0], count == 5)
+
+
+@pytest.mark.parametrize(
+    ("config", "made"),
+    [
+        (
+            EnvConfig(idle_limit=9),
+            MakeEnv(
+                RACE,
+                {
+                    "action_repeat": 4,
+                    "time_limit": 1000,
+                    "idle_limit": 0,
+                    "off_road_ends": False,
+                    "backwards_ends": False,
+                },
+            ),
+        ),
+        (
+            replace(POLE, pixels=32, idle_limit=9, off_road_ends=True),
+            MakeEnv("CartPole-v1", {"action_repeat": 2, "time_limit": 60, "pixels": 32, "size": 0}),
+        ),
+    ],
+)
+def test_each_environment_is_given_the_options_it_has(config, made):
+    assert make_env(config, idle_limit=0) == made
+
+
+def test_options_of_others_are_refused():
+    with pytest.raises(ValueError, match=r"--env.pixels is not for DreamerCarRacing-v3"):
+        make_env(EnvConfig(pixels=64))
+    with pytest.raises(ValueError, match=r"--env.cars=2 is for DreamerCarRacing-v3 alone"):
+        make_race(replace(POLE, cars=2))
+
+
+def test_what_an_agent_is_told():
+    race = spec_of(make_env(EnvConfig())())
+    assert race == ({"image": ((96, 96, 3), "uint8")}, 2, False) and race.image == (96, 96, 3)
+    pole = spec_of(make_env(POLE)())
+    assert pole == ({"vector": ((4,), "float32")}, 2, True)
+    with pytest.raises(ValueError, match=r'needs pictures.*"vector" float32 \(4,\).*--env.pixels'):
+        make_dlc_v1(CONFIG.agent, pole)
+    pictures = spec_of(make_env(replace(POLE, pixels=24))())
+    assert pictures.image == (24, 24, 3) and pictures.discrete
+    config = replace(CONFIG, envs=1)
+    for given, spec in ((config, pole), (replace(config, env=EnvConfig()), race)):
+        with streams(given, (0,)) as env:
+            assert spec_of(env) == spec
+
+
+def test_an_agent_that_needs_pictures_says_so(tmp_path):
+    with (
+        RunFolder.create(tmp_path / "run", "run") as folder,
+        pytest.raises(UserError, match="needs pictures"),
+    ):
+        Run(make_agent, CONFIG, folder)
+
+
+def test_the_first_experience_elsewhere_is_chance():
+    pole = spec_of(make_env(POLE)())
+    driver = make_driver(CONFIG, pole, 5)
+    race = replace(CONFIG, env=EnvConfig())
+    assert isinstance(driver, RandomDriver) and isinstance(make_driver(race, pole, 5), SmoothDriver)
+    state = json.loads(json.dumps(driver.get_state()))
+    first = np.zeros(2, bool)
+    taken = [driver.act(first, np.array([True, i % 2 > 0])) for i in range(40)]
+    for i, action in enumerate(taken):
+        assert action.shape == (2, 2) and action.dtype == np.float32
+        assert action.sum(1).tolist() == [1, i % 2] and set(action.ravel()) <= {0, 1}
+    assert 10 < sum(action[0, 0] for action in taken) < 30
+    other = make_driver(CONFIG, pole, 6)
+    other.set_state(state)
+    np.testing.assert_array_equal(other.act(first), np.array([taken[0][0], taken[1][1]]))
+    with pytest.raises(ValueError, match="make it for as many"):
+        RandomDriver(3, 0, 2, True).set_state(state)
+    smooth = RandomDriver(1, 0, 3, False).act(first)
+    assert smooth.shape == (1, 3) and 0 < np.abs(smooth).max() <= 1
