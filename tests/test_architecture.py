@@ -13,6 +13,7 @@ ROOMS = (  # a module imports from its own room and from those after it
     "alignment",
     "imagination",
     "actor_critic",
+    "policies",
     "planners",
     "world_models",
     "replay",

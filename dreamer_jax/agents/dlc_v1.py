@@ -109,16 +109,14 @@ def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
 
     def report(state: DLCState, batch: Transition, key: jax.Array) -> dict[str, jax.Array]:
         """Reconstructions, open-loop predictions and imagined values, see `agents/pictures.py`."""
-        model = pictures.Model(parts, config.fold, state.model)
-        start, alive = choose_starts(
-            pictures.filtered(model, batch, key), batch, config.starts, named_key(key, "starts")
-        )
+        posterior = filtered(parts, config, state.model, batch, named_key(key, "observe"))
+        start, alive = choose_starts(posterior, batch, config.starts, named_key(key, "starts"))
         dream = Dream(
             parts, config, state.model, state.target, start, alive, named_key(key, "imagine")
         )
         _, (states, imagined, _) = dream.run(state.actor)
         value = symexp(parts.critic.apply(state.critic, states)[..., 0])
-        arrays = pictures.look(model, batch, key)
+        arrays = pictures.look(world(parts, config, state.model), batch, posterior)
         return arrays | {"value": value, "return": imagined.returns}
 
     axes = DLCState(0, 0, 0, 0, 0, 0, 0, None)
@@ -148,6 +146,31 @@ def learn_behaviour(parts, config, optimisers: Optimisers, state: DLCState, star
         target=ema(state.target, critic, config.target_rate),
     )
     return state, imagined, metrics | more
+
+
+def filtered(parts: Parts, config: DLCConfig, params, batch: Transition, key) -> LatentState:
+    """Posterior states [T, B, ...] of the batch."""
+    length, size = batch.reward.shape
+    image = to_unit(fold(batch.obs["image"], config.fold))
+    flat = image.reshape(length * size, *image.shape[2:])
+    embed = parts.encoder.apply(params["encoder"], flat).reshape(length, size, -1)
+    start = initial_state(parts.rssm, (size,))
+    inputs = (embed, batch.prev_action, batch.is_first, start)
+    return observe(parts.rssm, params["rssm"], *inputs, key)[0]
+
+
+def world(parts: Parts, config: DLCConfig, params: Params) -> pictures.Model:
+    """The world model with these parameters, for pictures."""
+
+    def imagine(state, action):
+        return imagine_step(parts.rssm, params["rssm"], state, action, jnp.zeros_like(state.stoch))
+
+    return pictures.Model(
+        imagine=imagine,
+        decode=lambda features: parts.decoder.apply(params["decoder"], features),
+        reward=lambda features: symexp(parts.reward.apply(params["reward"], features)[..., 0]),
+        fold=config.fold,
+    )
 
 
 def world_model_loss(parts: Parts, config: DLCConfig, params, batch: Transition, key):

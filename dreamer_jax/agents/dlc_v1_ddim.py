@@ -120,7 +120,7 @@ def make_dlc_v1_ddim(config: DLCConfig, generated: GeneratedConfig, spec: Spec) 
         )
         _, (features, imagined, _) = dream.run(dlc.actor)
         rows = min(pictures.SCENES, config.starts)
-        model = pictures.Model(parts, config.fold, dlc.model)
+        model = dlc_v1.world(parts, config, dlc.model)
         arrays = base.report(dlc, batch, key)
         return arrays | {
             "generated": to_unit(images[:rows]),

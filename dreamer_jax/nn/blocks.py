@@ -71,7 +71,7 @@ class RMSNormSiLU(nn.Module):
 
 
 class MLP(nn.Module):
-    """`layers` linear layers: all but the last are followed by LayerNorm and SiLU.
+    """`layers` linear layers: all but the last are followed by `norm` (LayerNorm and SiLU).
 
     [..., any] -> [..., out]. `out_scale` 0 makes the first outputs exactly zero.
     """
@@ -80,9 +80,10 @@ class MLP(nn.Module):
     hidden: int
     out: int
     out_scale: float = 1.0
+    norm: type[nn.Module] = NormSiLU
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for _ in range(self.layers - 1):
-            x = NormSiLU()(Linear(self.hidden, use_bias=False)(x))
+            x = self.norm()(Linear(self.hidden, use_bias=False)(x))
         return Linear(self.out, scale=self.out_scale)(x)

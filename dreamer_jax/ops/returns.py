@@ -8,7 +8,10 @@ import jax.numpy as jnp
 
 
 def lambda_returns(
-    rewards: jax.Array, discounts: jax.Array, next_values: jax.Array, lambda_: float
+    rewards: jax.Array,
+    discounts: jax.Array,
+    next_values: jax.Array,
+    lambda_: float | jax.Array,
 ) -> jax.Array:
     """R_t = r_t + d_t [(1 - lambda) v_{t+1} + lambda R_{t+1}], with R_H = v_H.
 
@@ -16,7 +19,8 @@ def lambda_returns(
       rewards: [H, ...], r_t is earned on the way from state t to state t + 1.
       discounts: [H, ...], d_t = gamma * P(state t + 1 is not terminal).
       next_values: [H, ...], entry t is v_{t+1}, the value of state t + 1.
-      lambda_: 0 gives the one-step target, 1 the discounted sum with a bootstrap at the end.
+      lambda_: 0 gives the one-step target, 1 the discounted sum with a bootstrap at the end; or an
+        array [H, ...], 0 where the record after t is cut off from state t + 1.
 
     Returns:
       [H, ...] returns of states 0 .. H - 1 (Sutton & Barto 2018, eq. 12.20; Hafner et al. 2020,
@@ -25,11 +29,11 @@ def lambda_returns(
     chex.assert_equal_shape([rewards, discounts, next_values])
 
     def step(future, inputs):
-        reward, discount, value = inputs
-        now = reward + discount * ((1.0 - lambda_) * value + lambda_ * future)
+        reward, discount, value, mix = inputs
+        now = reward + discount * ((1.0 - mix) * value + mix * future)
         return now, now
 
-    inputs = (rewards, discounts, next_values)
+    inputs = (rewards, discounts, next_values, jnp.broadcast_to(lambda_, rewards.shape))
     _, returns = jax.lax.scan(step, next_values[-1], inputs, reverse=True)
     return returns
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.agents.dlc_v1_ddim import make_dlc_v1_ddim
+from dreamer_jax.agents.dreamer_v3 import make_dreamer_v3
 from dreamer_jax.training.config import RunConfig
 from dreamer_jax.types import Agent, Spec
 
-ARMS = {
-    "baseline": lambda config, spec: make_dlc_v1(config.agent, spec),
-    "ddim": lambda config, spec: make_dlc_v1_ddim(config.agent, config.generated, spec),
+MAKERS = {  # by algorithm and arm
+    ("dlc_v1", "baseline"): lambda config, spec: make_dlc_v1(config.agent, spec),
+    ("dlc_v1", "ddim"): lambda c, spec: make_dlc_v1_ddim(c.agent, c.generated, spec),
+    ("dreamer_v3", "baseline"): lambda config, spec: make_dreamer_v3(config.agent, spec),
 }
 
 
 def make_agent(config: RunConfig, spec: Spec) -> Agent:
-    """The agent of `config.arm`. Raises ValueError for sizes that do not fit together."""
-    return ARMS[config.arm](config, spec)
+    """The agent of `config`. Raises ValueError for sizes that do not fit together."""
+    return MAKERS[config.algorithm, config.arm](config, spec)

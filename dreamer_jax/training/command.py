@@ -21,7 +21,7 @@ from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, wi
 from dreamer_jax.training.contest import ContestConfig, run_contest
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.loop import Run, Scenes
-from dreamer_jax.training.presets import PRESETS, choose
+from dreamer_jax.training.presets import FAMILY, choose
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
 from envs.vector import EnvironmentDied
@@ -92,23 +92,26 @@ def with_cars(argv: Sequence[str]) -> list[str]:
 def _race(argv: Sequence[str], find_scenes: FindScenes) -> int:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
+    first.add_argument("--agent")
     first.add_argument("--resume", type=Path)
     first.add_argument("--hosts")
     known, rest = first.parse_known_args(argv)
     if known.hosts is not None:
         hosts.join(known.hosts)
     if known.resume is not None:
-        if rest or known.preset:
-            extra = " ".join(rest) or f"--preset {known.preset}"
+        if rest or known.preset or known.agent:
+            extra = " ".join(rest) or ("--preset" if known.preset else "--agent")
             raise UserError(
                 f"--resume goes on with the settings of the run; leave out {extra}, or start a "
                 "new run with --out"
             )
         return resume(hosts.own_folder(known.resume), find_scenes)
-    preset, why = choose(known.preset)
+    preset, why = choose(known.preset, known.agent)
     config = hosts.own_share(parse(rest, preset))
     print(why)
-    name = known.preset or next(k for k, v in PRESETS.items() if v is preset)
+    name = known.preset or next(k for k, v in FAMILY[preset.algorithm].items() if v is preset)
+    if known.agent is not None:
+        name = f"{known.agent}-{name}"
     return begin(config, name, find_scenes)
 
 
@@ -116,10 +119,12 @@ def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
     """Overrides on top of a preset. Exits with status 2, naming the field, when one is unknown."""
     config = tyro.cli(
         RunConfig,
-        prog="car_racing.py [--preset debug|laptop|paper] [--resume DIR] [--hosts HOSTS]",
-        description="Train on CarRacing-v3. Defaults shown are those of the chosen preset.",
+        prog="car_racing.py [--agent NAME] [--preset debug|laptop|paper] [--resume DIR] "
+        "[--hosts HOSTS]",
+        description="Train on CarRacing-v3. Defaults shown are those of the agent's preset.",
         args=list(arguments),
         default=preset,
+        config=(tyro.conf.AvoidSubcommands,),
     )
     return check(config)
 

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
+from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.members import Member, members, parse_seeds
 
 MOST_CARS = 8  # of envs.multi_car_racing; the grid has no more places
+
+
+AgentConfig = DLCConfig | DreamerV3Config
+AGENTS = {"dlc_v1": DLCConfig, "dreamer_v3": DreamerV3Config}  # as --agent and config.json call it
 
 
 @dataclass(frozen=True)
@@ -96,8 +101,13 @@ class RunConfig:
     """Checkpoints kept."""
 
     env: EnvConfig = field(default_factory=EnvConfig)
-    agent: DLCConfig = field(default_factory=DLCConfig)
+    agent: AgentConfig = field(default_factory=DLCConfig)
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
+
+    @property
+    def algorithm(self) -> str:
+        """The agent's name."""
+        return next(name for name, kind in AGENTS.items() if type(self.agent) is kind)
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -132,6 +142,13 @@ AT_LEAST_ONE = [
     "env.time_limit",
     "env.cars",
     "agent.horizon",
+    "agent.last",
+    "agent.depth",
+    "agent.blocks",
+    "agent.latents",
+    "agent.units",
+    "agent.layers",
+    "agent.discount_horizon",
     "agent.starts",
     "agent.actor_interval",
     "agent.fold",
@@ -156,15 +173,24 @@ NOT_NEGATIVE = [
     "report_every",
     "eval_every",
     "env.idle_limit",
+    "env.pixels",
+    "env.size",
     "agent.actor_warmup",
     "agent.kl_scale",
     "agent.dynamics_clip",
     "agent.free_nats",
     "agent.entropy_scale",
+    "agent.dyn_scale",
+    "agent.rep_scale",
+    "agent.slow_scale",
+    "agent.replay_value_scale",
+    "agent.warmup",
     "generated.warm_up",
     "generated.from_update",
 ]
 POSITIVE = [
+    "agent.lr",
+    "agent.agc",
     "agent.model_lr",
     "agent.actor_lr",
     "agent.critic_lr",
@@ -181,6 +207,9 @@ FRACTIONS = [
     "agent.lambda_",
     "agent.target_rate",
     "agent.actor_min_std",
+    "agent.range_rate",
+    "agent.slow_rate",
+    "agent.unimix",
     "generated.fraction",
     "generated.eta",
     "generated.reject_above",
@@ -198,7 +227,8 @@ def check(config: RunConfig) -> RunConfig:
     rules += [(name, lambda x: x > 0, "use a value above 0") for name in POSITIVE]
     rules += [(name, lambda x: 0 <= x <= 1, "use a value in [0, 1]") for name in FRACTIONS]
     for name, holds, remedy in rules:
-        _need(holds(_get(config, name)), name, config, remedy)
+        if _has(config, name):
+            _need(holds(_get(config, name)), name, config, remedy)
     for name, holds, remedy in _relations(config):
         _need(holds, name, config, remedy)
     if config.sweep:
@@ -219,7 +249,7 @@ def with_values(config: RunConfig, values: Iterable[tuple[str, Any]]) -> RunConf
 
 def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
     """What settings demand of each other: (setting to blame, whether it holds, remedy)."""
-    rows, states = config.replay // config.envs, config.batch * config.length
+    rows = config.replay // config.envs
     whole = config.cycle_unit == "episodes" or config.cycle_size % config.envs == 0
     return [
         ("seed", config.seed < 2**31, "use a number below 2147483648"),
@@ -243,10 +273,40 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
             config.chunk <= rows,
             f"a cycle brings up to {config.chunk} records to a ring of {rows}: raise --replay",
         ),
+        (
+            "sweep",
+            all(_has(config, name) for m in config.members for name, _ in m.values),
+            f"the agent {config.algorithm} has no such setting",
+        ),
+        *_OF_THE_AGENT[type(config.agent)](config),
+    ]
+
+
+def _of_dlc_v1(config: RunConfig) -> list[tuple[str, bool, str]]:
+    states = config.batch * config.length
+    return [
         ("agent.starts", config.agent.starts <= states, f"a batch has only {states} states"),
         ("agent.posterior_layers", config.agent.posterior_layers >= 2, "use 2 or more"),
         *(_of_the_pool(config) if config.arm == "ddim" else []),
     ]
+
+
+def _of_dreamer_v3(config: RunConfig) -> list[tuple[str, bool, str]]:
+    agent = config.agent
+    return [
+        _baseline_only(config),
+        ("agent.classes", agent.classes >= 2, "use 2 or more"),
+        ("agent.last", agent.last >= 2, "use 2 or more"),
+        ("agent.deter", agent.deter % agent.blocks == 0, f"use a multiple of {agent.blocks}"),
+        ("agent.bins", agent.bins >= 3 and agent.bins % 2 == 1, "use an odd number from 3 upwards"),
+    ]
+
+
+def _baseline_only(config: RunConfig) -> tuple[str, bool, str]:
+    return ("arm", config.arm == "baseline", "only the agent dlc_v1 has another arm than baseline")
+
+
+_OF_THE_AGENT = {DLCConfig: _of_dlc_v1, DreamerV3Config: _of_dreamer_v3}
 
 
 def _of_the_pool(config: RunConfig) -> list[tuple[str, bool, str]]:
@@ -265,7 +325,7 @@ def _of_the_pool(config: RunConfig) -> list[tuple[str, bool, str]]:
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
     """As JSON holds it."""
-    return dataclasses.asdict(config)
+    return {"algorithm": config.algorithm} | dataclasses.asdict(config)
 
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
@@ -276,7 +336,8 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
     """
     try:
         values = dict(values)
-        env, agent = EnvConfig(**values.pop("env")), DLCConfig(**_tuples(values.pop("agent")))
+        kind = AGENTS[values.pop("algorithm", "dlc_v1")]  # older runs had no other
+        env, agent = EnvConfig(**values.pop("env")), kind(**_tuples(values.pop("agent")))
         generated = GeneratedConfig(**_tuples(values.pop("generated")))
         values["sweep"] = tuple(values["sweep"])
         return RunConfig(**values, env=env, agent=agent, generated=generated)
@@ -291,6 +352,11 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _tuples(entry) for name, entry in value.items()}
     return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
+
+
+def _has(config: RunConfig, name: str) -> bool:
+    part, _, rest = name.partition(".")
+    return not rest or hasattr(getattr(config, part), rest)
 
 
 def _get(config: RunConfig, name: str) -> Any:

@@ -1,13 +1,16 @@
 """Named settings: `debug` runs the whole path, `laptop` learns on two cores, `paper` is published.
 
-The three run the same algorithm; sizes and schedule differ.
+The three run the same algorithm; sizes and schedule differ. Each agent has all three.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import jax
 
 from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
+from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.config import EnvConfig, RunConfig
 
@@ -80,20 +83,93 @@ DEBUG = RunConfig(
     ),
 )
 
-PRESETS = {"debug": DEBUG, "laptop": LAPTOP, "paper": PAPER}
+PRESETS = {"debug": DEBUG, "laptop": LAPTOP, "paper": PAPER}  # of dlc_v1
+
+# What the agents below share with it: the schedule, and the layers that suit folded pixels.
+_LAPTOP_VISION = dict(
+    fold=8,
+    encoder=LAPTOP.agent.encoder,
+    embed=256,
+    decoder_base=LAPTOP.agent.decoder_base,
+    decoder=LAPTOP.agent.decoder,
+)
+_DEBUG_VISION = dict(
+    fold=12,
+    encoder=DEBUG.agent.encoder,
+    embed=16,
+    decoder_base=DEBUG.agent.decoder_base,
+    decoder=DEBUG.agent.decoder,
+)
+
+DREAMER_V3 = {
+    "debug": replace(
+        DEBUG,
+        arm="baseline",
+        agent=DreamerV3Config(
+            **_DEBUG_VISION,
+            vision="folded",
+            deter=16,
+            blocks=2,
+            latents=4,
+            classes=4,
+            hidden=16,
+            units=16,
+            layers=2,
+            horizon=4,
+            last=4,
+        ),
+    ),
+    "laptop": replace(
+        LAPTOP,
+        arm="baseline",
+        agent=DreamerV3Config(
+            **_LAPTOP_VISION,
+            vision="folded",
+            deter=512,
+            latents=16,
+            classes=16,
+            hidden=200,
+            units=200,
+            layers=2,
+            last=8,
+            discount_horizon=100.0,
+            lr=4e-4,
+            warmup=100,
+        ),
+    ),
+    "paper": RunConfig(
+        arm="baseline",
+        cycles=300,
+        cycle_unit="steps",
+        cycle_size=250,
+        updates=64,  # 256 replayed records for each decision
+        prefill=1000,
+        batch=16,
+        length=64,
+        replay=1_000_000,
+        agent=DreamerV3Config(),
+    ),
+}
+
+FAMILY = {"dlc_v1": PRESETS, "dreamer_v3": DREAMER_V3}
 
 
-def choose(name: str | None) -> tuple[RunConfig, str]:
-    """The preset called `name`, or the one for this machine, and a sentence saying which and why.
+def choose(name: str | None, agent: str | None = None) -> tuple[RunConfig, str]:
+    """The preset called `name` of `agent`, or the one for this machine, and a sentence saying which
+    and why.
 
     Raises:
       UserError: an unknown name.
     """
+    if agent is not None and agent not in FAMILY:
+        raise UserError(f"--agent {agent} is unknown; use one of {', '.join(FAMILY)}")
+    presets, said = FAMILY[agent or "dlc_v1"], "" if agent is None else f"agent {agent}, "
     if name is not None:
-        if name not in PRESETS:
-            raise UserError(f"--preset {name} is unknown; use one of {', '.join(PRESETS)}")
-        return PRESETS[name], f"preset {name}"
+        if name not in presets:
+            raise UserError(f"--preset {name} is unknown; use one of {', '.join(presets)}")
+        return presets[name], f"{said}preset {name}"
     backend = jax.default_backend()
     if backend == "cpu":
-        return LAPTOP, "preset laptop: JAX found no accelerator (--preset paper for full size)"
-    return PAPER, f"preset paper: JAX found an accelerator ({backend})"
+        why = "preset laptop: JAX found no accelerator (--preset paper for full size)"
+        return presets["laptop"], said + why
+    return presets["paper"], f"{said}preset paper: JAX found an accelerator ({backend})"

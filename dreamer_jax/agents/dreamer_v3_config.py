@@ -1,0 +1,115 @@
+"""Settings of DreamerV3."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from dreamer_jax.nn.vision import Layer
+
+
+@dataclass(frozen=True)
+class DreamerV3Config:
+    """Networks and losses; the defaults are the final form (Hafner et al. 2025) at 12M weights."""
+
+    # Networks
+    vision: Literal["halving", "folded"] = "halving"
+    """Image networks: halving = convolutions of stride 2 down to 4x4, of doubling width; folded =
+    the layers named below, on folded pixels."""
+    depth: int = 16
+    """halving: features of the first convolution."""
+    fold: int = 1
+    """folded: side of the pixel blocks folded into channels before the encoder."""
+    encoder: tuple[Layer, ...] = ()
+    """folded: convolutions as (features, kernel, stride)."""
+    embed: int = 256
+    """folded: size of the encoder's output."""
+    decoder_base: tuple[int, int] = (1, 1)
+    """folded: side and channels that the decoder's linear layer is unflattened to."""
+    decoder: tuple[Layer, ...] = ()
+    """folded: transposed convolutions as (features, kernel, stride)."""
+    deter: int = 2048
+    """Size of the GRU's state."""
+    blocks: int = 8
+    """Blocks of the GRU's weights."""
+    latents: int = 32
+    """Categorical latent variables."""
+    classes: int = 16
+    """Classes of each."""
+    hidden: int = 256
+    """Width of the layers of the dynamics."""
+    prior_layers: int = 2
+    """Hidden layers of the prior."""
+    unimix: float = 0.01
+    """Share of the uniform distribution in latents and discrete actions."""
+    units: int = 256
+    """Width of reward, continue, value, actor and vector networks."""
+    layers: int = 3
+    """Hidden layers of value, actor and vector networks; reward and continue have one."""
+    bins: int = 255
+    """Bins of reward and value, symexp-spaced."""
+
+    # World model
+    dyn_scale: float = 1.0
+    """Weight of KL[sg(posterior) || prior]."""
+    rep_scale: float = 0.1
+    """Weight of KL[posterior || sg(prior)]."""
+    free_nats: float = 1.0
+    """Nats below which a KL term gives no gradient."""
+
+    # Imagination
+    horizon: int = 15
+    """Imagined steps."""
+    last: int = 64
+    """The last so many records of each sequence are starts of imagination (as many as there are, if
+    less)."""
+    discount_horizon: float = 333.0
+    """1 / (1 - gamma), in decisions; gamma is part of the continue prediction."""
+    lambda_: float = 0.95
+    """Mixing of the lambda-return."""
+    entropy_scale: float = 3e-4
+    """Weight of the policy's entropy (in nats) beside the normalised advantage."""
+    range_rate: float = 0.01
+    """EMA rate of the returns' percentiles."""
+    slow_rate: float = 0.02
+    """EMA rate of the slow value network."""
+    slow_scale: float = 1.0
+    """Weight of the pull towards the slow value network."""
+    replay_value_scale: float = 0.3
+    """Weight of the value loss on replayed sequences."""
+
+    # Optimiser
+    lr: float = 4e-5
+    """LaProp's step size, for everything."""
+    agc: float = 0.3
+    """Largest norm of a tensor's gradient, as a share of the tensor's own."""
+    warmup: int = 1000
+    """Updates over which the step size rises from 0."""
+
+
+# GRU units, dense units, features of the first convolution, layers (table B.1 of 2023)
+SIZES = {
+    "xs": (256, 256, 24, 1),
+    "s": (512, 512, 32, 2),
+    "m": (1024, 640, 48, 3),
+    "l": (2048, 768, 64, 4),
+    "xl": (4096, 1024, 96, 5),
+}
+
+
+def sized(name: str, config: DreamerV3Config | None = None) -> DreamerV3Config:
+    """A published size, xs to xl, with 32 x 32 latents. Raises KeyError."""
+    deter, units, depth, layers = SIZES[name]
+    return replace(
+        config or DreamerV3Config(),
+        vision="halving", depth=depth, deter=deter, hidden=units, units=units, layers=layers,
+        latents=32, classes=32,
+    )  # fmt: skip
+
+
+def first_form(config: DreamerV3Config) -> DreamerV3Config:
+    """What of the 2023 form its settings can say: one block, weaker KL, no replay value loss.
+
+    The optimiser (one LaProp in place of three Adams) and the norms stay those of 2025.
+    """
+    return replace(config, blocks=1, prior_layers=1, dyn_scale=0.5, replay_value_scale=0.0, lr=1e-4)

@@ -1,0 +1,116 @@
+"""Policies as distributions over actions: what an actor's raw outputs mean.
+
+Each is a tuple of pure functions, so that agents are the same for continuous and discrete actions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from dreamer_jax.ops import categorical, gaussian
+
+
+class Policy(NamedTuple):
+    """A family of distributions over actions [..., A], A entries in [-1, 1] or one-hot.
+
+    outputs:  number of raw values that the actor gives
+    sample:   (raw [..., outputs], key) -> action [..., A]; differentiable in raw
+    mode:     (raw) -> the action [..., A] of a deterministic evaluation
+    log_prob: (raw, action) -> [...] in nats; no gradient to the action
+    entropy:  (raw) -> [...] in nats
+    """
+
+    outputs: int
+    sample: Callable[[jax.Array, jax.Array], jax.Array]
+    mode: Callable[[jax.Array], jax.Array]
+    log_prob: Callable[[jax.Array, jax.Array], jax.Array]
+    entropy: Callable[[jax.Array], jax.Array]
+
+
+def bounded_normal(size: int, min_std: float = 0.1, max_std: float = 1.0) -> Policy:
+    """Normal with a mean in (-1, 1) and a standard deviation in (min_std, max_std) (DreamerV3).
+
+    Samples are not clipped: whoever executes them clips, and `log_prob` is that of the Normal.
+    """
+
+    def split(raw):
+        chex.assert_axis_dimension(raw, -1, 2 * size)
+        mean, std = jnp.split(raw, 2, axis=-1)
+        return jnp.tanh(mean), min_std + (max_std - min_std) * jax.nn.sigmoid(std + 2.0)
+
+    def sample(raw, key):
+        mean, std = split(raw)
+        return mean + std * jax.random.normal(key, mean.shape)
+
+    def log_prob(raw, action):
+        mean, std = split(raw)
+        return _normal_log_prob(mean, std, jax.lax.stop_gradient(action))
+
+    return Policy(
+        2 * size,
+        sample,
+        lambda raw: split(raw)[0],
+        log_prob,
+        lambda r: gaussian.entropy(split(r)[1]),
+    )
+
+
+def tanh_normal(size: int, min_std: float = 1e-4, start_std: float = 5.0) -> Policy:
+    """tanh of a Normal (DreamerV1): always inside (-1, 1); means are kept within (-5, 5).
+
+    The entropy has no closed form: given is that of the Normal before tanh.
+    """
+    offset = math.log(math.expm1(start_std))  # softplus of it is start_std
+
+    def split(raw):
+        chex.assert_axis_dimension(raw, -1, 2 * size)
+        mean, std = jnp.split(raw, 2, axis=-1)
+        return 5.0 * jnp.tanh(mean / 5.0), jax.nn.softplus(std + offset) + min_std
+
+    def sample(raw, key):
+        mean, std = split(raw)
+        return jnp.tanh(mean + std * jax.random.normal(key, mean.shape))
+
+    def log_prob(raw, action):
+        mean, std = split(raw)
+        action = jnp.clip(jax.lax.stop_gradient(action), -1.0 + 1e-6, 1.0 - 1e-6)
+        slope = jnp.sum(jnp.log1p(-jnp.square(action)), axis=-1)
+        return _normal_log_prob(mean, std, jnp.arctanh(action)) - slope
+
+    return Policy(
+        2 * size,
+        sample,
+        lambda raw: jnp.tanh(split(raw)[0]),
+        log_prob,
+        lambda raw: gaussian.entropy(split(raw)[1]),
+    )
+
+
+def one_hot(size: int, unimix: float = 0.01) -> Policy:
+    """Categorical with a share of the uniform one; samples are one-hot, straight-through."""
+
+    def log_probs(raw):
+        chex.assert_axis_dimension(raw, -1, size)
+        return categorical.unimix(raw, unimix)
+
+    def log_prob(raw, action):
+        return jnp.sum(jax.lax.stop_gradient(action) * log_probs(raw), axis=-1)
+
+    return Policy(
+        size,
+        lambda raw, key: categorical.straight_through(key, log_probs(raw)),
+        lambda raw: jax.nn.one_hot(jnp.argmax(raw, axis=-1), size),
+        log_prob,
+        lambda raw: categorical.entropy(log_probs(raw)[..., None, :]),
+    )
+
+
+def _normal_log_prob(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:
+    logs = -0.5 * jnp.square((x - mean) / std) - jnp.log(std) - 0.5 * math.log(2.0 * math.pi)
+    return jnp.sum(logs, axis=-1)

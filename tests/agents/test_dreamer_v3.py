@@ -1,0 +1,215 @@
+"""DreamerV3: which loss moves what, its replay value by hand, and that it learns a small game."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dreamer_jax.agents.dreamer_v3 import View, make_dreamer_v3
+from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_form, sized
+from dreamer_jax.agents.dreamer_v3_parts import init_state, make_parts
+from dreamer_jax.ops import two_hot
+from dreamer_jax.ops.optimisers import dreamer_v3_optimiser
+from dreamer_jax.types import Spec, Transition
+
+LENGTH, BATCH = 8, 6
+KEY = jax.random.key(5)
+CONFIG = DreamerV3Config(
+    deter=16, blocks=2, latents=4, classes=4, hidden=16, units=16, layers=1, horizon=4, last=4,
+    bins=41, discount_horizon=5.0, lr=3e-3, warmup=0,
+)  # fmt: skip
+DISCRETE = Spec({"place": ((1,), "float32")}, 3, True)
+CONTINUOUS = Spec({"place": ((1,), "float32")}, 2)
+
+
+def play(spec, seed, length=LENGTH, batch=BATCH):
+    """Random play [T, B]: the reward is the action's last entry, the place is noise."""
+    rng = np.random.default_rng(seed)
+    if spec.discrete:
+        action = np.eye(spec.action, dtype=np.float32)[
+            rng.integers(spec.action, size=(length, batch))
+        ]
+    else:
+        action = rng.uniform(-1, 1, (length, batch, spec.action)).astype(np.float32)
+    is_first = np.zeros((length, batch), bool)
+    is_first[0] = True
+    action[0] = 0.0
+    place = rng.normal(size=(length, batch, 1)).astype(np.float32)
+    nowhere = np.zeros_like(is_first)
+    return Transition({"place": place}, action, action[..., -1].copy(), is_first, nowhere)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """View, state and batch; the zero-initialised heads are filled so that gradients can flow."""
+    parts = make_parts(CONFIG, DISCRETE)
+    optimiser = dreamer_v3_optimiser()
+    state = jax.jit(lambda key: init_state(parts, DISCRETE, CONFIG, key, optimiser))(KEY)
+    noisy = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), state.params
+    )
+    return View(parts, CONFIG), state.replace(params=noisy), play(DISCRETE, 0)
+
+
+@pytest.fixture(scope="module")
+def gradients(made):
+    """Of each loss, by part of the model and by the slow copy."""
+    view, state, batch = made
+
+    def losses(params, slow):
+        _, (_, metrics) = view.loss(params, slow, state.returns, batch, KEY)
+        names = ("actor", "value", "replay_value", "reward", "dynamics", "representation")
+        return {n: metrics[f"loss/{n}"] for n in names}
+
+    by = jax.jit(jax.jacrev(losses, argnums=(0, 1)))(state.params, state.slow)
+    return {name: params | {"slow": slow} for name, (params, slow) in by.items()}
+
+
+@pytest.mark.parametrize(
+    ("loss", "parts"),
+    [
+        ("actor", {"actor"}),
+        ("value", {"value"}),
+        ("replay_value", {"value", "encoder", "dynamics"}),
+        ("reward", {"reward", "encoder", "dynamics"}),
+        ("dynamics", {"dynamics", "encoder"}),
+        ("representation", {"dynamics", "encoder"}),
+    ],
+)
+def test_a_loss_moves_these_parts_and_no_others(gradients, loss, parts):
+    moved = {p for p, tree in gradients[loss].items() if any(map(np.any, jax.tree.leaves(tree)))}
+    assert moved == parts
+
+
+def test_the_loss_is_the_sum_of_its_terms(made):
+    view, state, batch = made
+    total, (_, metrics) = jax.jit(view.loss)(state.params, state.slow, state.returns, batch, KEY)
+    terms = [v for k, v in metrics.items() if k.startswith("loss/") and k != "loss/total"]
+    assert float(total) == pytest.approx(float(sum(terms)), rel=1e-5)
+
+
+def test_replayed_returns_stop_at_the_end_of_an_episode(made):
+    """Two episodes in one window; gamma 0.8, lambda 0.95, worked out by hand."""
+    view, state, _ = made
+    reward = jnp.array([0.0, 1.0, 2.0, 0.0, 3.0])[:, None]
+    first = jnp.array([False, False, False, True, False])[:, None]
+    terminal = jnp.array([False, False, True, False, False])[:, None]
+    boot = jnp.array([9.0, 10.0, 50.0, 20.0, 30.0])[:, None]
+    seen = {}
+
+    class Watched(View):
+        def value_loss(self, params, slow, features, returns):
+            seen["returns"] = returns
+            return jnp.zeros_like(returns)
+
+    batch = Transition({}, None, reward, first, terminal)
+    posterior = type("P", (), {"features": jnp.zeros((5, 1, 2))})
+    Watched(view.parts, replace(CONFIG, last=5)).replay_value_loss(
+        state.params, state.slow, posterior, batch, boot[:, 0]
+    )
+    gamma, lam = 0.8, 0.95
+    second = 2.0  # arrives at a terminal state: no future, whatever was imagined there
+    firstly = 1.0 + gamma * ((1 - lam) * 10.0 + lam * second)
+    fourth = 3.0 + gamma * 30.0
+    np.testing.assert_allclose(seen["returns"][jnp.array([0, 1, 3]), 0], [firstly, second, fourth])
+
+
+def test_a_truncated_episode_bootstraps_from_its_last_state(made):
+    view, state, _ = made
+    seen = {}
+
+    class Watched(View):
+        def value_loss(self, params, slow, features, returns):
+            seen["returns"] = returns
+            return jnp.ones_like(returns)
+
+    reward = jnp.array([0.0, 1.0, 0.0, 0.0])[:, None]
+    first = jnp.array([True, False, True, False])[:, None]
+    batch = Transition({}, None, reward, first, jnp.zeros_like(first))
+    posterior = type("P", (), {"features": jnp.zeros((4, 1, 2))})
+    loss = Watched(view.parts, CONFIG).replay_value_loss(
+        state.params, state.slow, posterior, batch, jnp.array([1.0, 10.0, 1000.0, 0.0])
+    )
+    assert float(seen["returns"][0, 0]) == pytest.approx(1.0 + 0.8 * 10.0)
+    # The step from one episode to the next teaches nothing: two of three entries count.
+    assert float(loss["loss/replay_value"]) == pytest.approx(0.3 * 2 / 3)
+
+
+@pytest.mark.parametrize(
+    ("spec", "least"), [(DISCRETE, 2.5), (CONTINUOUS, 1.5)], ids=["discrete", "continuous"]
+)
+def test_it_learns_which_action_is_rewarded(spec, least):
+    """A wrong sign drives the policy the other way, a missing stop-gradient moves the model."""
+    agent = make_dreamer_v3(CONFIG, spec)
+    state = jax.jit(agent.init)(KEY)
+
+    @jax.jit
+    def many(state, batches):
+        def one(state, inputs):
+            batch, key = inputs
+            return agent.update(state, batch, key)
+
+        return jax.lax.scan(one, state, (batches, jax.random.split(KEY, 300)))
+
+    batches = [play(spec, n) for n in range(30)] * 10
+    state, metrics = many(state, jax.tree.map(lambda *x: np.stack(x), *batches))
+    assert metrics["loss/reward"][-10:].mean() < 0.5 * metrics["loss/reward"][:10].mean()
+    batch = play(spec, 99, length=1, batch=20)
+    act = jax.jit(agent.act, static_argnames="mode")
+    seen = {name: x[0] for name, x in batch.obs.items()}
+    action, _ = act(state, agent.carry(20), seen, np.ones(20, bool), KEY, mode="eval")
+    assert np.mean(action[:, -1]) > 0.8
+    # gamma is 0.8 and the best reward 1 a step, chance gives 1/3 or 0: returns rise towards 5.
+    assert least < metrics["imagined/return"][-10:].mean() < 5.5
+    assert np.all(np.isfinite(metrics["loss/total"]))
+
+
+def test_zero_heads_say_zero_at_first():
+    """Reward and value of a fresh agent are exactly 0, so that they cannot mislead it."""
+    agent = make_dreamer_v3(CONFIG, CONTINUOUS)
+    state = jax.jit(agent.init)(KEY)
+    arrays = jax.jit(agent.report)(state, play(CONTINUOUS, 1), KEY)
+    assert not np.any(arrays["value"]) and not np.any(arrays["reward_prediction"])
+    assert "truth" not in arrays  # no pictures, none to look at
+
+
+def test_act_resets_where_an_episode_begins():
+    agent = make_dreamer_v3(CONFIG, DISCRETE)
+    state = jax.jit(agent.init)(KEY)
+    act = jax.jit(agent.act, static_argnames="mode")
+    obs = {"place": jnp.ones((2, 1))}
+    fresh = agent.carry(2)
+    worn = jax.tree.map(lambda x: x + 3.0, fresh)
+    first = jnp.array([True, False])
+    action, after = act(state, worn, obs, first, KEY, mode="eval")
+    _, expected = act(state, fresh, obs, jnp.ones(2, bool), KEY, mode="eval")
+    np.testing.assert_allclose(after.state.deter[0], expected.state.deter[0], rtol=1e-5)
+    assert np.any(after.state.deter[1] != expected.state.deter[1])
+    assert np.array_equal(action.sum(-1), [1, 1]) and set(np.unique(action)) == {0.0, 1.0}
+
+
+def test_published_sizes():
+    """Weights of the 2023 table's columns, roughly: 64 x 64 pixels, 32 x 32 latents."""
+    spec = Spec({"image": ((64, 64, 3), "uint8")}, 6, True)
+    for name in SIZES:
+        make_parts(sized(name), spec)
+    agent = make_dreamer_v3(sized("xs"), spec)
+    shapes = jax.eval_shape(agent.init, KEY).params
+    assert 5e6 < sum(x.size for x in jax.tree.leaves(shapes)) < 12e6
+    assert first_form(DreamerV3Config()).blocks == 1
+
+
+def test_the_slow_value_is_one_more_target(made):
+    view, state, _ = made
+    features = jax.random.normal(KEY, (3, view.parts.dynamics.size))
+
+    def loss(scale, returns):
+        scaled = View(view.parts, replace(CONFIG, slow_scale=scale))
+        return scaled.value_loss(state.params, slow, features, returns)
+
+    slow = jax.tree.map(lambda x: x + 0.3, state.params["value"])
+    calm = two_hot.mean(view.parts.value.apply(slow, features), view.bins)
+    pull = loss(1.0, jnp.zeros(3)) - loss(0.0, jnp.zeros(3))
+    np.testing.assert_allclose(pull, loss(0.0, calm), rtol=1e-4)
