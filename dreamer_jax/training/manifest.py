@@ -18,6 +18,7 @@ from dreamer_jax.training.run_folder import sync_folder
 MANIFEST_NAME = "manifest.json"
 PROJECT = "dreamer-jax"
 FORMAT = 1
+RENAMED = {"replay/data/image": "replay/data/obs/image"}  # since observations have names
 
 Leaves = list[list[Any]]  # [path, shape, dtype] of every leaf, in the tree's order
 
@@ -44,6 +45,7 @@ def describe(tree: Any) -> Leaves:
 
 def first_difference(stored: Leaves, wanted: Leaves) -> str | None:
     """Where two descriptions first differ, with the settings likely behind it; None if equal."""
+    stored = [[RENAMED.get(name, name), *rest] for name, *rest in stored]
     stored_names, wanted_names = {leaf[0] for leaf in stored}, {leaf[0] for leaf in wanted}
     # A missing leaf shifts all that follow, so names come before shapes.
     for name in [leaf[0] for leaf in wanted if leaf[0] not in stored_names]:

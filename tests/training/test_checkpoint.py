@@ -105,6 +105,14 @@ def test_sharding_is_the_templates(tmp_path):
     assert Checkpointer(tmp_path).restore(template).arrays["k"].sharding == sharding
 
 
+def test_pictures_kept_before_observations_had_names(tmp_path):
+    image, reward = jnp.arange(6, dtype=jnp.uint8), jnp.ones(2)
+    Checkpointer(tmp_path).save(1, {"replay": {"data": {"image": image, "reward": reward}}}, {})
+    new = {"replay": {"data": {"obs": {"image": image}, "reward": reward}}}
+    template = jax.tree.map(jnp.zeros_like, new)
+    assert_same(Checkpointer(tmp_path).restore(template).arrays, new)
+
+
 def test_tree_without_arrays(tmp_path):
     Checkpointer(tmp_path).save(1, {}, {"a": 1})
     assert Checkpointer(tmp_path).restore({}).host == {"a": 1}
