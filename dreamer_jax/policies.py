@@ -114,3 +114,15 @@ def one_hot(size: int, unimix: float = 0.01) -> Policy:
 def _normal_log_prob(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:
     logs = -0.5 * jnp.square((x - mean) / std) - jnp.log(std) - 0.5 * math.log(2.0 * math.pi)
     return jnp.sum(logs, axis=-1)
+
+
+def explore(action: jax.Array, key: jax.Array, discrete: bool, amount: float) -> jax.Array:
+    """Noise for collection: of standard deviation `amount` on [..., A], or that share of uniformly
+    random one-hot actions."""
+    if not discrete:
+        return action + amount * jax.random.normal(key, action.shape)
+    key_whether, key_which = jax.random.split(key)
+    whether = jax.random.bernoulli(key_whether, amount, action.shape[:-1])
+    size = action.shape[-1]
+    which = jax.nn.one_hot(jax.random.randint(key_which, action.shape[:-1], 0, size), size)
+    return jnp.where(whether[..., None], which, action)

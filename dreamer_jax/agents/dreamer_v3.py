@@ -16,32 +16,24 @@ from __future__ import annotations
 from functools import partial
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from dreamer_jax.agents import pictures
+from dreamer_jax.agents.acting import ActCarry, act_by_policy, alive, empty_carry, last_states
 from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
 from dreamer_jax.agents.dreamer_v3_parts import DreamerV3State, Parts, init_state, make_parts
 from dreamer_jax.imagination import rollout
-from dreamer_jax.ops import categorical, two_hot
+from dreamer_jax.ops import categorical
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.moments import Range, offset_and_scale, update_range
 from dreamer_jax.ops.optimisers import dreamer_v3_optimiser, ema
 from dreamer_jax.ops.returns import lambda_returns, survival_weights
 from dreamer_jax.types import Agent, DiscreteState, Metrics, Params, Spec, Transition
-from dreamer_jax.world_models.senses import prepare, reconstruction_losses
 
 LOSSES = ("loss/total",)
 sg = jax.lax.stop_gradient
-
-
-class ActCarry(NamedTuple):
-    """What acting remembers, leading axis [N]."""
-
-    state: DiscreteState
-    action: jax.Array
 
 
 def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
@@ -52,30 +44,16 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
 
     def init(key: jax.Array) -> DreamerV3State:
         """Fresh parameters and optimiser."""
-        return init_state(parts, spec, config, key, optimiser)
+        return init_state(parts, spec, key, optimiser)
 
     def carry(num_envs: int) -> ActCarry:
         """Zero state and action for N environments."""
-        return ActCarry(parts.dynamics.initial((num_envs,)), jnp.zeros((num_envs, spec.action)))
+        return empty_carry(parts.world, num_envs, spec.action)
 
     def act(state, carry, obs, is_first, key, mode):
         """obs leaves [N, ...], is_first bool [N] -> action [N, A] in [-1, 1] or one-hot, carry."""
-        chex.assert_rank(is_first, 1)
-        params, train = state.params, mode == "train"
-        key_latent, key_action = jax.random.split(key)
-        embed = parts.encoder.apply(params["encoder"], prepare(obs, config.fold))
-        latent = parts.dynamics.filter(
-            params["dynamics"],
-            carry.state,
-            carry.action,
-            embed,
-            is_first,
-            key_latent if train else None,
-        )
-        raw = parts.actor.apply(params["actor"], latent.features)
-        action = parts.policy.sample(raw, key_action) if train else parts.policy.mode(raw)
-        action = jnp.clip(action, -1.0, 1.0)
-        return action, ActCarry(latent, action)
+        nets = (parts.world, parts.actor, parts.policy, state.params, state.params["actor"])
+        return act_by_policy(*nets, carry, (obs, is_first, key, mode))
 
     def update(state: DreamerV3State, batch: Transition, key) -> tuple[DreamerV3State, Metrics]:
         """One update of everything: batch [T, B, ...]."""
@@ -90,9 +68,9 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
 
     def report(state: DreamerV3State, batch: Transition, key) -> dict[str, jax.Array]:
         """Reconstructions, open-loop predictions and imagined values, see `agents/pictures.py`."""
-        posterior, _ = view.filter(state.params, batch, key)
-        _, _, imagined = view.imagine(state.params, view.starts(posterior), batch, key)
-        arrays = pictures.look(view.model(state.params), batch, posterior)
+        posterior, _ = parts.world.observe(state.params, batch, named_key(key, "observe"))
+        _, _, imagined = view.imagine(state.params, last_states(posterior, config.last), batch, key)
+        arrays = pictures.look(pictures.of(parts.world, state.params), batch, posterior)
         return arrays | {"value": imagined.values[:-1], "return": imagined.returns}
 
     axes = DreamerV3State(0, 0, 0, 0, None)
@@ -120,16 +98,12 @@ class View(NamedTuple):
         """Discount per decision."""
         return 1.0 - 1.0 / self.config.discount_horizon
 
-    @property
-    def bins(self) -> jax.Array:
-        """Of reward and value."""
-        return two_hot.symexp_bins(self.config.bins)
-
     def loss(self, params: Params, slow: Params, returns: Range, batch: Transition, key):
         """The sum of all losses: ([], (range of returns, metrics))."""
-        posterior, prior = self.filter(params, batch, key)
-        losses = self.world_model_losses(params, posterior, prior, batch)
-        starts = self.starts(posterior)
+        posterior, prior = self.parts.world.observe(params, batch, named_key(key, "observe"))
+        losses = self.parts.world.losses(params, posterior.features, batch, self.gamma)
+        losses |= self.kl_losses(posterior, prior)
+        starts = last_states(posterior, self.config.last)
         features, actions, imagined = self.imagine(sg(params), starts, batch, key)
         returns = update_range(returns, imagined.returns, self.config.range_rate)
         losses |= self.behaviour_losses(params, slow, returns, features, actions, imagined)
@@ -138,61 +112,31 @@ class View(NamedTuple):
         metrics = losses | self.metrics(params, returns, posterior, prior, features, imagined)
         return total, (returns, metrics | {"loss/total": total})
 
-    def filter(self, params: Params, batch: Transition, key):
-        """Posterior states [T, B, ...] and the prior's log-probabilities."""
-        length, size = batch.reward.shape
-        flat = {
-            kind: x.reshape(length * size, *x.shape[2:])
-            for kind, x in prepare(batch.obs, self.config.fold).items()
-        }
-        embed = self.parts.encoder.apply(params["encoder"], flat).reshape(length, size, -1)
-        start = self.parts.dynamics.initial((size,))
-        inputs = (embed, batch.prev_action, batch.is_first, start, named_key(key, "observe"))
-        return self.parts.dynamics.observe(params["dynamics"], *inputs)
-
-    def world_model_losses(self, params, posterior, prior, batch) -> Metrics:
-        """Reconstruction, reward, continue and KL, each weighted, each []."""
-        parts, config, features = self.parts, self.config, posterior.features
-        truth = prepare(batch.obs, config.fold)
-        truth = {kind: x.reshape(-1, *x.shape[2:]) for kind, x in truth.items()}
-        flat = features.reshape(-1, features.shape[-1])
-        prediction = parts.decoder.apply(params["decoder"], flat)
-        reward = two_hot.loss(
-            parts.reward.apply(params["reward"], features), batch.reward, self.bins
-        )
-        cont = parts.cont.apply(params["cont"], features)[..., 0]
-        alive = self.gamma * (1.0 - batch.is_terminal.astype(jnp.float32))
+    def kl_losses(self, posterior: DiscreteState, prior: jax.Array) -> Metrics:
+        """Each way, clipped and weighted, each []."""
+        config = self.config
         kls = categorical.free_nats_kl(posterior.logits, prior, config.free_nats)
-        return reconstruction_losses(prediction, truth) | {
-            "loss/reward": jnp.mean(reward),
-            "loss/continue": jnp.mean(optax.sigmoid_binary_cross_entropy(cont, alive)),
+        return {
             "loss/dynamics": config.dyn_scale * jnp.mean(kls[0]),
             "loss/representation": config.rep_scale * jnp.mean(kls[1]),
         }
 
-    def starts(self, posterior: DiscreteState) -> DiscreteState:
-        """The last K states of each sequence, without gradient: [K * B, ...], time first."""
-        return sg(
-            jax.tree.map(lambda x: x[-self.config.last :].reshape(-1, *x.shape[2:]), posterior)
-        )
-
     def imagine(self, params: Params, start: DiscreteState, batch: Transition, key):
         """Rollouts under the actor: features [H + 1, B, F], actions [H, B, A], Imagined."""
-        parts = self.parts
+        parts, world = self.parts, self.parts.world
 
         def policy(features, key):
             raw = parts.actor.apply(params["actor"], features)
             return parts.policy.sample(raw, key), parts.policy.entropy(raw)
 
-        step = partial(parts.dynamics.imagine, params["dynamics"])
+        step = partial(world.imagine, params)
         path = rollout(step, policy, start, self.config.horizon, named_key(key, "imagine"))
         features = path.states.features
-        rewards = two_hot.mean(parts.reward.apply(params["reward"], features), self.bins)
-        continues = jax.nn.sigmoid(parts.cont.apply(params["cont"], features)[..., 0])
-        values = two_hot.mean(parts.value.apply(params["value"], features), self.bins)
-        alive = 1.0 - batch.is_terminal[-self.config.last :].reshape(-1).astype(jnp.float32)
+        rewards = world.rewards(params, features)
+        continues = world.continues(params, features)
+        values = parts.head.mean(parts.value.apply(params["value"], features))
         returns = lambda_returns(rewards[1:], continues[1:], values[1:], self.config.lambda_)
-        weights = survival_weights(continues[1:], alive)
+        weights = survival_weights(continues[1:], alive(batch.is_terminal, self.config.last))
         return sg((features, path.actions, Imagined(values, returns, weights, rewards, continues)))
 
     def behaviour_losses(self, params, slow, returns, features, actions, imagined) -> Metrics:
@@ -211,21 +155,21 @@ class View(NamedTuple):
 
     def value_loss(self, params, slow, features, returns) -> jax.Array:
         """Cross entropy to the returns and to the slow copy's mean, each entry: [...]."""
-        logits = self.parts.value.apply(params["value"], features)
-        calm = two_hot.mean(self.parts.value.apply(sg(slow), sg(features)), self.bins)
-        pull = self.config.slow_scale * two_hot.loss(logits, calm, self.bins)
-        return two_hot.loss(logits, returns, self.bins) + pull
+        value, head = self.parts.value, self.parts.head
+        raw = value.apply(params["value"], features)
+        calm = head.mean(value.apply(sg(slow), sg(features)))
+        return head.loss(raw, returns) + self.config.slow_scale * head.loss(raw, calm)
 
     def replay_value_loss(self, params, slow, posterior, batch, imagined_returns) -> Metrics:
         """Value of replayed states; the gradient goes on into the world model."""
         last = slice(-self.config.last, None)
         features, reward = posterior.features[last], batch.reward[last]
         boot = imagined_returns.reshape(reward.shape)
-        alive = self.gamma * (1.0 - batch.is_terminal[last].astype(jnp.float32))
+        discount = self.gamma * (1.0 - batch.is_terminal[last].astype(jnp.float32))
         ends = jnp.concatenate([batch.is_first[1:], jnp.zeros_like(batch.is_first[:1])])[last]
         # An episode's last record bootstraps from itself; what follows it is another episode.
         mix = self.config.lambda_ * (1.0 - ends.astype(jnp.float32))
-        returns = lambda_returns(reward[1:], alive[1:], boot[1:], mix[1:])
+        returns = lambda_returns(reward[1:], discount[1:], boot[1:], mix[1:])
         value = self.value_loss(params, slow, features[:-1], sg(returns))
         within = 1.0 - ends[:-1].astype(jnp.float32)
         return {"loss/replay_value": self.config.replay_value_scale * jnp.mean(within * value)}
@@ -247,19 +191,4 @@ class View(NamedTuple):
                 "imagined/value": jnp.mean(imagined.values),
                 "imagined/continue": jnp.mean(imagined.continues[1:]),
             }
-        )
-
-    def model(self, params: Params) -> pictures.Model:
-        """For pictures."""
-        parts = self.parts
-        sees = "image" in parts.decoder.networks
-
-        def decode(features):
-            return parts.decoder.apply(params["decoder"], features)["image"]
-
-        return pictures.Model(
-            imagine=lambda state, a: parts.dynamics.imagine(params["dynamics"], state, a, None),
-            decode=decode if sees else None,
-            reward=lambda f: two_hot.mean(parts.reward.apply(params["reward"], f), self.bins),
-            fold=self.config.fold,
         )

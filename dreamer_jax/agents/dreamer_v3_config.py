@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from dreamer_jax.nn.vision import Layer
+from dreamer_jax.agents.networks import NetworkConfig
 
 
 @dataclass(frozen=True)
-class DreamerV3Config:
+class DreamerV3Config(NetworkConfig):
     """Networks and losses; the defaults are the final form (Hafner et al. 2025) at 12M weights."""
 
-    # Networks
-    vision: Literal["halving", "folded"] = "halving"
-    """Image networks: halving = convolutions of stride 2 down to 4x4, of doubling width; folded =
-    the layers named below, on folded pixels."""
     depth: int = 16
     """halving: features of the first convolution."""
-    fold: int = 1
-    """folded: side of the pixel blocks folded into channels before the encoder."""
-    encoder: tuple[Layer, ...] = ()
-    """folded: convolutions as (features, kernel, stride)."""
-    embed: int = 256
-    """folded: size of the encoder's output."""
-    decoder_base: tuple[int, int] = (1, 1)
-    """folded: side and channels that the decoder's linear layer is unflattened to."""
-    decoder: tuple[Layer, ...] = ()
-    """folded: transposed convolutions as (features, kernel, stride)."""
     deter: int = 2048
     """Size of the GRU's state."""
     blocks: int = 8
@@ -45,7 +30,7 @@ class DreamerV3Config:
     units: int = 256
     """Width of reward, continue, value, actor and vector networks."""
     layers: int = 3
-    """Hidden layers of value, actor and vector networks; reward and continue have one."""
+    """Hidden layers of these networks; reward and continue have one."""
     bins: int = 255
     """Bins of reward and value, symexp-spaced."""
 

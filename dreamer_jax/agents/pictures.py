@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.nn.conv import to_unit, unfold
-from dreamer_jax.types import Transition
+from dreamer_jax.types import Params, Transition
+from dreamer_jax.world_models.model import WorldModel
 
 CONTEXT = 5  # frames seen before the open-loop prediction starts
 ROWS = 6  # sequences predicted open loop
@@ -29,6 +30,20 @@ class Model(NamedTuple):
     decode: Callable | None
     reward: Callable
     fold: int
+
+
+def of(world: WorldModel, params: Params) -> Model:
+    """Of a `WorldModel` and its parameters."""
+
+    def decode(features):
+        return world.decoder.apply(params["decoder"], features)["image"]
+
+    return Model(
+        imagine=lambda state, action: world.imagine(params, state, action, None),
+        decode=decode if "image" in world.decoder.networks else None,
+        reward=lambda features: world.rewards(params, features),
+        fold=world.fold,
+    )
 
 
 def paint(model: Model, features: jax.Array) -> jax.Array:

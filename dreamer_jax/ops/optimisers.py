@@ -14,6 +14,14 @@ def clipped_adam(learning_rate: float, eps: float, clip: float) -> optax.Gradien
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(learning_rate, eps=eps))
 
 
+def clipped_adamw(
+    learning_rate: float, eps: float, clip: float, decay: float
+) -> optax.GradientTransformation:
+    """AdamW behind a clip of the global gradient norm."""
+    adamw = optax.adamw(learning_rate, eps=eps, weight_decay=decay)
+    return optax.chain(optax.clip_by_global_norm(clip), adamw)
+
+
 def ema(target, online, rate: float):
     """target <- (1 - rate) target + rate online, leaf by leaf."""
     return jax.tree.map(lambda t, o: t + rate * (o - t), target, online)

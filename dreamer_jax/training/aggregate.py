@@ -97,12 +97,16 @@ class Aggregate:
 
 
 def draw_all(
-    folder: Path, parts: Sequence[Aggregate], name: str, threshold: float = THRESHOLD
+    folder: Path,
+    parts: Sequence[Aggregate],
+    name: str,
+    threshold: float = THRESHOLD,
+    task: str = "CarRacing-v3",
 ) -> None:
     """<run>/return.png: a line per seed, interquartile mean and band of each setting."""
     groups = {part.setting or name: part.runs() for part in parts}
     try:
-        comparison_figure(folder / "return.png", compare_groups(groups, threshold))
+        comparison_figure(folder / "return.png", compare_groups(groups, threshold), task)
     except (UserError, ValueError) as error:
         print(f"no figure over all learners: {error}")
 

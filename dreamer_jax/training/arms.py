@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.agents.dlc_v1_ddim import make_dlc_v1_ddim
+from dreamer_jax.agents.dreamer_v1 import make_dreamer_v1
+from dreamer_jax.agents.dreamer_v2 import make_dreamer_v2
 from dreamer_jax.agents.dreamer_v3 import make_dreamer_v3
+from dreamer_jax.agents.planet import make_planet
 from dreamer_jax.training.config import RunConfig
 from dreamer_jax.types import Agent, Spec
 
 MAKERS = {  # by algorithm and arm
     ("dlc_v1", "baseline"): lambda config, spec: make_dlc_v1(config.agent, spec),
     ("dlc_v1", "ddim"): lambda c, spec: make_dlc_v1_ddim(c.agent, c.generated, spec),
+    ("dreamer_v1", "baseline"): lambda config, spec: make_dreamer_v1(config.agent, spec),
+    ("dreamer_v2", "baseline"): lambda config, spec: make_dreamer_v2(config.agent, spec),
     ("dreamer_v3", "baseline"): lambda config, spec: make_dreamer_v3(config.agent, spec),
+    ("planet", "baseline"): lambda config, spec: make_planet(config.agent, spec),
 }
 
 

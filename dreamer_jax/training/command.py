@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -21,9 +22,10 @@ from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, wi
 from dreamer_jax.training.contest import ContestConfig, run_contest
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.loop import Run, Scenes
-from dreamer_jax.training.presets import FAMILY, choose
+from dreamer_jax.training.presets import FAMILY, choose, for_env
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
+from envs import RACE
 from envs.vector import EnvironmentDied
 
 
@@ -65,6 +67,23 @@ def race_many(argv: Sequence[str], find_scenes: FindScenes = no_scenes) -> int:
     return guarded(lambda: _race(with_cars(argv), find_scenes))
 
 
+def train(argv: Sequence[str]) -> int:
+    """`experiments/train.py`: any Gymnasium id by --env; returns the exit status."""
+    return guarded(lambda: _train_on(argv))
+
+
+def _train_on(argv: Sequence[str]) -> int:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env")
+    first.add_argument("--agent", default="dreamer_v3")
+    known, rest = first.parse_known_args(argv)
+    if known.env is None and "--resume" not in rest:
+        raise UserError("name the environment: train.py --env CartPole-v1")
+    if known.env is None:
+        return _race(rest, no_scenes)
+    return _race(["--agent", known.agent, *rest], no_scenes, lambda p: for_env(p, known.env))
+
+
 def with_cars(argv: Sequence[str]) -> list[str]:
     """`--cars C [--seed K]` as options of `race`: learners K .. K + C - 1 on one track.
 
@@ -89,7 +108,11 @@ def with_cars(argv: Sequence[str]) -> list[str]:
     return [*rest, "--env.cars", str(cars), "--seeds", seeds]
 
 
-def _race(argv: Sequence[str], find_scenes: FindScenes) -> int:
+def _race(
+    argv: Sequence[str],
+    find_scenes: FindScenes,
+    suit: Callable[[RunConfig], RunConfig] = lambda preset: preset,
+) -> int:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
     first.add_argument("--agent")
@@ -107,7 +130,7 @@ def _race(argv: Sequence[str], find_scenes: FindScenes) -> int:
             )
         return resume(hosts.own_folder(known.resume), find_scenes)
     preset, why = choose(known.preset, known.agent)
-    config = hosts.own_share(parse(rest, preset))
+    config = hosts.own_share(parse(rest, suit(preset)))
     print(why)
     name = known.preset or next(k for k, v in FAMILY[preset.algorithm].items() if v is preset)
     if known.agent is not None:
@@ -119,9 +142,9 @@ def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
     """Overrides on top of a preset. Exits with status 2, naming the field, when one is unknown."""
     config = tyro.cli(
         RunConfig,
-        prog="car_racing.py [--agent NAME] [--preset debug|laptop|paper] [--resume DIR] "
+        prog=f"{Path(sys.argv[0]).name} [--agent NAME] [--preset debug|laptop|paper] [--resume DIR] "
         "[--hosts HOSTS]",
-        description="Train on CarRacing-v3. Defaults shown are those of the agent's preset.",
+        description="Train a world-model agent. Defaults shown are those of the agent's preset.",
         args=list(arguments),
         default=preset,
         config=(tyro.conf.AvoidSubcommands,),
@@ -134,7 +157,7 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
     out = None if config.out is None else Path(config.out)
     seeds = sorted({member.seed for member in config.members})
     seeds = "-".join(map(str, seeds[:: max(1, len(seeds) - 1)]))
-    with RunFolder.create(out, f"car_racing-{name}-seed{seeds}") as folder:
+    with RunFolder.create(out, f"{task(config)}-{name}-seed{seeds}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
         scenes = _scenes(config, find_scenes)
         with Run(make_agent, config, folder, scenes) as run:
@@ -147,6 +170,11 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
                 return _train(run, display, fresh=True)
             finally:
                 display.close()
+
+
+def task(config: RunConfig) -> str:
+    """The environment, as a folder may be called."""
+    return "car_racing" if config.env.id == RACE else re.sub(r"\W+", "_", config.env.id)
 
 
 def save_settings(path: Path, config: RunConfig) -> None:
@@ -204,7 +232,9 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
             f"{error} Nothing is lost up to cycle {max(run.checkpoints.steps(), default=0)}: "
             f"--resume {run.folder.path}"
         ) from error
-    display.finish("CarRacing-v3", run.config.arm)
+    race, arm = run.config.env.id == RACE, run.config.arm
+    name = arm if run.config.algorithm == "dlc_v1" else run.config.algorithm
+    display.finish("CarRacing-v3" if race else run.config.env.id, name)
     if stop.requested:
         print(f"saved after cycle {run.cycle}; go on with --resume {run.folder.path}")
         return stop.code

@@ -18,10 +18,11 @@ from PIL import Image
 from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.assess import EvaluateConfig, Loaded, check_tracks, load_agent
-from dreamer_jax.training.config import MOST_CARS, EnvConfig, RunConfig, check, from_dict
+from dreamer_jax.training.config import EnvConfig, RunConfig, check, from_dict
 from dreamer_jax.training.environments import make_race
 from dreamer_jax.training.learner import Learner, make_learner
 from dreamer_jax.training.logging import mp4
+from dreamer_jax.training.rules import MOST_CARS
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.statistics import bootstrap_interval
 from envs import RACE

@@ -114,19 +114,11 @@ class Display:
             if "truth" in data:  # of agents that see pictures
                 _show_model(logger, step, data)
             known, guess = data["reward"].ravel(), data["reward_prediction"].ravel()
-            logger.scalars(
-                step,
-                {
-                    "report/reward_correlation": correlation(known, guess),
-                    "report/value": float(data["value"].mean()),
-                    "report/return": float(data["return"].mean()),
-                    "report/value_return_correlation": correlation(data["value"], data["return"]),
-                },
-            )
-            logger.histogram(step, "report/value", data["value"])
-            logger.histogram(step, "report/return", data["return"])
+            logger.scalars(step, {"report/reward_correlation": correlation(known, guess)})
             logger.histogram(step, "report/reward_true", known)
             logger.histogram(step, "report/reward_predicted", guess)
+            if "value" in data:  # of agents that have one
+                _show_values(logger, step, data["value"], data["return"])
             if "generated" in data:
                 _show_generated(logger, step, data)
 
@@ -166,10 +158,10 @@ class Display:
             logger.flush()
             frames, returns = draw.read_episode_curve(path / METRICS_NAME)
             if len(frames):
-                title = f"{task}, arm {name}, {member.label}"
+                title = f"{task}, {name}, {member.label}"
                 draw.return_curve(path / "return.png", frames, returns, title)
         if self.aggregates:
-            draw_all(self.folder, self.aggregates, name)
+            draw_all(self.folder, self.aggregates, name, task=task)
 
     def flush(self) -> None:
         """Make everything so far outlive a kill."""
@@ -200,6 +192,15 @@ def _show_model(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> No
         draw.open_loop_video(data["open_truth"], data["open_prediction"], CONTEXT),
         DECISION_FPS,
     )
+
+
+def _show_values(logger: RunLogger, step: int, value: np.ndarray, returns: np.ndarray) -> None:
+    """Values of imagined states beside the lambda-returns from there."""
+    figures = {"value": value.mean(), "return": returns.mean()}
+    figures["value_return_correlation"] = correlation(value, returns)
+    logger.scalars(step, {f"report/{name}": float(figure) for name, figure in figures.items()})
+    logger.histogram(step, "report/value", value)
+    logger.histogram(step, "report/return", returns)
 
 
 def _show_generated(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> None:

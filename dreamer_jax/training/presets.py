@@ -10,7 +10,10 @@ from dataclasses import replace
 import jax
 
 from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
+from dreamer_jax.agents.dreamer_v1_config import DreamerV1Config
+from dreamer_jax.agents.dreamer_v2_config import DreamerV2Config
 from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
+from dreamer_jax.agents.planet_config import PlaNetConfig
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.config import EnvConfig, RunConfig
 
@@ -87,6 +90,7 @@ PRESETS = {"debug": DEBUG, "laptop": LAPTOP, "paper": PAPER}  # of dlc_v1
 
 # What the agents below share with it: the schedule, and the layers that suit folded pixels.
 _LAPTOP_VISION = dict(
+    vision="folded",
     fold=8,
     encoder=LAPTOP.agent.encoder,
     embed=256,
@@ -94,6 +98,7 @@ _LAPTOP_VISION = dict(
     decoder=LAPTOP.agent.decoder,
 )
 _DEBUG_VISION = dict(
+    vision="folded",
     fold=12,
     encoder=DEBUG.agent.encoder,
     embed=16,
@@ -101,30 +106,81 @@ _DEBUG_VISION = dict(
     decoder=DEBUG.agent.decoder,
 )
 
-DREAMER_V3 = {
+_LAPTOP = replace(LAPTOP, arm="baseline")
+_DEBUG = replace(DEBUG, arm="baseline")
+_TINY = dict(hidden=16, units=16, layers=2, deter=16)
+_CATEGORIES = dict(latents=4, classes=4, blocks=2)
+
+DREAMER_V1 = {
     "debug": replace(
-        DEBUG,
-        arm="baseline",
-        agent=DreamerV3Config(
-            **_DEBUG_VISION,
-            vision="folded",
-            deter=16,
-            blocks=2,
-            latents=4,
-            classes=4,
-            hidden=16,
-            units=16,
-            layers=2,
-            horizon=4,
-            last=4,
-        ),
+        _DEBUG, agent=DreamerV1Config(**_DEBUG_VISION, **_TINY, stoch=8, horizon=4, last=4)
     ),
     "laptop": replace(
-        LAPTOP,
+        _LAPTOP,
+        agent=DreamerV1Config(
+            **_LAPTOP_VISION, units=200, last=8, exploration=0.1, dynamics_clip=50.0
+        ),
+    ),
+    "paper": RunConfig(  # 1 000 steps of DeepMind control an episode, repeated twice
         arm="baseline",
+        cycles=1000,
+        cycle_unit="steps",
+        cycle_size=500,
+        updates=100,
+        prefill=2500,
+        batch=50,
+        length=50,
+        replay=500_000,
+        env=EnvConfig(action_repeat=2),
+        agent=DreamerV1Config(),
+    ),
+}
+
+DREAMER_V2 = {
+    "debug": replace(
+        _DEBUG, agent=DreamerV2Config(**_DEBUG_VISION, **_TINY, **_CATEGORIES, horizon=4, last=4)
+    ),
+    "laptop": replace(
+        _LAPTOP,
+        agent=DreamerV2Config(
+            **_LAPTOP_VISION,
+            deter=256,
+            hidden=200,
+            units=200,
+            layers=3,
+            latents=16,
+            classes=16,
+            last=8,
+            gamma=0.99,
+            reinforce=0.0,
+            dynamics_clip=50.0,
+            model_lr=4e-4,
+            actor_lr=1e-4,
+            value_lr=4e-4,
+        ),
+    ),
+    "paper": RunConfig(
+        arm="baseline",
+        cycles=1000,
+        cycle_unit="steps",
+        cycle_size=800,
+        updates=50,  # one for 16 decisions
+        prefill=50_000,
+        batch=16,
+        length=50,
+        replay=1_000_000,
+        agent=DreamerV2Config(),
+    ),
+}
+
+DREAMER_V3 = {
+    "debug": replace(
+        _DEBUG, agent=DreamerV3Config(**_DEBUG_VISION, **_TINY, **_CATEGORIES, horizon=4, last=4)
+    ),
+    "laptop": replace(
+        _LAPTOP,
         agent=DreamerV3Config(
             **_LAPTOP_VISION,
-            vision="folded",
             deter=512,
             latents=16,
             classes=16,
@@ -151,7 +207,70 @@ DREAMER_V3 = {
     ),
 }
 
-FAMILY = {"dlc_v1": PRESETS, "dreamer_v3": DREAMER_V3}
+PLANET = {
+    "debug": replace(
+        _DEBUG,
+        agent=PlaNetConfig(
+            **_DEBUG_VISION,
+            **_TINY,
+            stoch=8,
+            plan_horizon=4,
+            iterations=2,
+            candidates=20,
+            top=5,
+            overshooting=3,
+        ),
+    ),
+    "laptop": replace(
+        _LAPTOP,
+        agent=PlaNetConfig(**_LAPTOP_VISION, iterations=4, candidates=150, top=15),
+    ),
+    "paper": RunConfig(
+        arm="baseline",
+        cycles=1000,
+        cycle_unit="steps",
+        cycle_size=500,
+        updates=100,
+        prefill=2500,
+        batch=50,
+        length=50,
+        replay=500_000,
+        env=EnvConfig(action_repeat=2),
+        agent=PlaNetConfig(),
+    ),
+}
+
+FAMILY = {
+    "dlc_v1": PRESETS,
+    "dreamer_v1": DREAMER_V1,
+    "dreamer_v2": DREAMER_V2,
+    "dreamer_v3": DREAMER_V3,
+    "planet": PLANET,
+}
+
+
+def for_env(preset: RunConfig, env_id: str) -> RunConfig:
+    """The preset with what suits any Gymnasium id instead of the race: its own time limit, one frame
+    a decision (Atari four), pictures of 64 x 64, no driver to learn from before training."""
+    atari = env_id.startswith("ALE/")
+    agent, changes = preset.agent, {}
+    if getattr(agent, "vision", "") == "folded" and agent.fold == 8:
+        changes = {"decoder_base": (2, agent.decoder_base[1])}  # 64 / 8 = 8, halved twice
+    if getattr(agent, "vision", "") == "folded" and agent.fold == 12:  # of the preset debug
+        changes = {"vision": "halving", "depth": 2}
+    return replace(
+        preset,
+        pretrain=min(preset.pretrain, 1),
+        env=replace(
+            preset.env,
+            id=env_id,
+            action_repeat=4 if atari else 1,
+            time_limit=108_000 if atari else 1000,
+            size=64,
+            idle_limit=0,
+        ),
+        agent=replace(agent, **changes),
+    )
 
 
 def choose(name: str | None, agent: str | None = None) -> tuple[RunConfig, str]:

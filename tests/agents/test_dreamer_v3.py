@@ -6,39 +6,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from games import CONTINUOUS, DISCRETE, greedy, learn, play
 
 from dreamer_jax.agents.dreamer_v3 import View, make_dreamer_v3
 from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_form, sized
 from dreamer_jax.agents.dreamer_v3_parts import init_state, make_parts
-from dreamer_jax.ops import two_hot
 from dreamer_jax.ops.optimisers import dreamer_v3_optimiser
 from dreamer_jax.types import Spec, Transition
 
-LENGTH, BATCH = 8, 6
 KEY = jax.random.key(5)
 CONFIG = DreamerV3Config(
     deter=16, blocks=2, latents=4, classes=4, hidden=16, units=16, layers=1, horizon=4, last=4,
     bins=41, discount_horizon=5.0, lr=3e-3, warmup=0,
 )  # fmt: skip
-DISCRETE = Spec({"place": ((1,), "float32")}, 3, True)
-CONTINUOUS = Spec({"place": ((1,), "float32")}, 2)
-
-
-def play(spec, seed, length=LENGTH, batch=BATCH):
-    """Random play [T, B]: the reward is the action's last entry, the place is noise."""
-    rng = np.random.default_rng(seed)
-    if spec.discrete:
-        action = np.eye(spec.action, dtype=np.float32)[
-            rng.integers(spec.action, size=(length, batch))
-        ]
-    else:
-        action = rng.uniform(-1, 1, (length, batch, spec.action)).astype(np.float32)
-    is_first = np.zeros((length, batch), bool)
-    is_first[0] = True
-    action[0] = 0.0
-    place = rng.normal(size=(length, batch, 1)).astype(np.float32)
-    nowhere = np.zeros_like(is_first)
-    return Transition({"place": place}, action, action[..., -1].copy(), is_first, nowhere)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +26,7 @@ def made():
     """View, state and batch; the zero-initialised heads are filled so that gradients can flow."""
     parts = make_parts(CONFIG, DISCRETE)
     optimiser = dreamer_v3_optimiser()
-    state = jax.jit(lambda key: init_state(parts, DISCRETE, CONFIG, key, optimiser))(KEY)
+    state = jax.jit(lambda key: init_state(parts, DISCRETE, key, optimiser))(KEY)
     noisy = jax.tree.map(
         lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), state.params
     )
@@ -143,24 +123,9 @@ def test_a_truncated_episode_bootstraps_from_its_last_state(made):
 def test_it_learns_which_action_is_rewarded(spec, least):
     """A wrong sign drives the policy the other way, a missing stop-gradient moves the model."""
     agent = make_dreamer_v3(CONFIG, spec)
-    state = jax.jit(agent.init)(KEY)
-
-    @jax.jit
-    def many(state, batches):
-        def one(state, inputs):
-            batch, key = inputs
-            return agent.update(state, batch, key)
-
-        return jax.lax.scan(one, state, (batches, jax.random.split(KEY, 300)))
-
-    batches = [play(spec, n) for n in range(30)] * 10
-    state, metrics = many(state, jax.tree.map(lambda *x: np.stack(x), *batches))
+    state, metrics = learn(agent, spec, 300, KEY)
     assert metrics["loss/reward"][-10:].mean() < 0.5 * metrics["loss/reward"][:10].mean()
-    batch = play(spec, 99, length=1, batch=20)
-    act = jax.jit(agent.act, static_argnames="mode")
-    seen = {name: x[0] for name, x in batch.obs.items()}
-    action, _ = act(state, agent.carry(20), seen, np.ones(20, bool), KEY, mode="eval")
-    assert np.mean(action[:, -1]) > 0.8
+    assert np.mean(greedy(agent, spec, state, KEY)[:, -1]) > 0.8
     # gamma is 0.8 and the best reward 1 a step, chance gives 1/3 or 0: returns rise towards 5.
     assert least < metrics["imagined/return"][-10:].mean() < 5.5
     assert np.all(np.isfinite(metrics["loss/total"]))
@@ -203,13 +168,13 @@ def test_published_sizes():
 
 def test_the_slow_value_is_one_more_target(made):
     view, state, _ = made
-    features = jax.random.normal(KEY, (3, view.parts.dynamics.size))
+    features = jax.random.normal(KEY, (3, view.parts.world.dynamics.size))
 
     def loss(scale, returns):
         scaled = View(view.parts, replace(CONFIG, slow_scale=scale))
         return scaled.value_loss(state.params, slow, features, returns)
 
     slow = jax.tree.map(lambda x: x + 0.3, state.params["value"])
-    calm = two_hot.mean(view.parts.value.apply(slow, features), view.bins)
+    calm = view.parts.head.mean(view.parts.value.apply(slow, features))
     pull = loss(1.0, jnp.zeros(3)) - loss(0.0, jnp.zeros(3))
     np.testing.assert_allclose(pull, loss(0.0, calm), rtol=1e-4)

@@ -9,17 +9,9 @@ import pytest
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.command import parse
-from dreamer_jax.training.config import (
-    AT_LEAST_ONE,
-    FRACTIONS,
-    NOT_NEGATIVE,
-    POSITIVE,
-    RunConfig,
-    check,
-    from_dict,
-    to_dict,
-)
+from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
 from dreamer_jax.training.presets import DEBUG, FAMILY, LAPTOP, PAPER, choose
+from dreamer_jax.training.rules import AT_LEAST_ONE, FRACTIONS, NOT_NEGATIVE, POSITIVE
 
 
 def changed(config, name, value):

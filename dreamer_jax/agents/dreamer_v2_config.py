@@ -1,0 +1,64 @@
+"""Settings of DreamerV2."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreamer_jax.agents.networks import NetworkConfig
+
+
+@dataclass(frozen=True)
+class DreamerV2Config(NetworkConfig):
+    """Networks and losses; the defaults are those published for Atari (Hafner et al. 2021)."""
+
+    depth: int = 48
+    """halving: features of the first convolution."""
+    layers: int = 4
+    """Hidden layers of these networks."""
+    deter: int = 600
+    """Size of the GRU's state."""
+    blocks: int = 1
+    """Blocks of the GRU's weights."""
+    latents: int = 32
+    """Categorical latent variables."""
+    classes: int = 32
+    """Classes of each."""
+    hidden: int = 600
+    """Width of the layers of the dynamics."""
+    kl_scale: float = 0.1
+    """Weight of the KL."""
+    kl_balance: float = 0.8
+    """Share of the KL that trains the prior; the rest trains the posterior."""
+    free_nats: float = 0.0
+    """Nats of KL below which it gives no gradient."""
+    cont_scale: float = 5.0
+    """Weight of the continue loss."""
+    horizon: int = 15
+    """Imagined steps."""
+    last: int = 50
+    """The last so many records of each sequence are starts of imagination (as many as there are, if
+    less)."""
+    gamma: float = 0.999
+    """Discount per decision."""
+    lambda_: float = 0.95
+    """Mixing of the lambda-return."""
+    reinforce: float = 1.0
+    """rho: share of REINFORCE in the actor's gradient; the rest goes through the dynamics (0 is
+    published for continuous control)."""
+    entropy_scale: float = 1e-3
+    """Weight of the policy's entropy in nats."""
+    slow_every: int = 100
+    """Updates between copies of the value network into its slow one, which values the returns."""
+    dynamics_clip: float = 0.0
+    """Largest norm of the gradient of one imagined return, in reward units, that comes back to an
+    imagined state from later ones (0: no limit)."""
+    model_lr: float = 2e-4
+    """AdamW's step size for the world model."""
+    actor_lr: float = 4e-5
+    """AdamW's step size for the actor."""
+    value_lr: float = 1e-4
+    """AdamW's step size for the value network."""
+    weight_decay: float = 1e-6
+    """Of AdamW."""
+    clip: float = 100.0
+    """Largest global gradient norm of each."""

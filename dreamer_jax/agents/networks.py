@@ -1,0 +1,93 @@
+"""Networks that the agents of the Dreamer family share, and how they are configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+
+from dreamer_jax.nn.blocks import MLP, NormSiLU
+from dreamer_jax.nn.vision import Decoder, DoublingDecoder, Encoder, HalvingEncoder, Layer
+from dreamer_jax.ops.heads import Head
+from dreamer_jax.types import Spec
+from dreamer_jax.world_models.dynamics import Dynamics
+from dreamer_jax.world_models.model import WorldModel
+from dreamer_jax.world_models.senses import SenseDecoder, SenseEncoder, nothing_seen, prepare
+
+Norm = Callable[[], Callable]  # a module: normalisation and activation
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Encoders, decoders and heads."""
+
+    vision: Literal["halving", "folded"] = "halving"
+    """Image networks: halving = convolutions of stride 2 down to 4x4, of doubling width; folded =
+    the layers named below, on folded pixels."""
+    depth: int = 32
+    """halving: features of the first convolution."""
+    fold: int = 1
+    """folded: side of the pixel blocks folded into channels before the encoder."""
+    encoder: tuple[Layer, ...] = ()
+    """folded: convolutions as (features, kernel, stride)."""
+    embed: int = 256
+    """folded: size of the encoder's output."""
+    decoder_base: tuple[int, int] = (1, 1)
+    """folded: side and channels that the decoder's linear layer is unflattened to."""
+    decoder: tuple[Layer, ...] = ()
+    """folded: transposed convolutions as (features, kernel, stride)."""
+    units: int = 400
+    """Width of reward, continue, value, actor and vector networks."""
+    layers: int = 3
+    """Hidden layers of these networks."""
+
+
+def mlp(config: NetworkConfig, out: int, norm: Norm, layers: int = 0, scale: float = 1.0) -> MLP:
+    """A head with `layers` hidden layers (0: those of the settings)."""
+    return MLP((layers or config.layers) + 1, config.units, out, scale, norm)
+
+
+def make_world(
+    config: NetworkConfig,
+    spec: Spec,
+    dynamics: Dynamics,
+    head: Head,
+    norm: Norm = NormSiLU,
+    layers: int = 0,
+    scale: float = 1.0,
+) -> WorldModel:
+    """The world model for what `spec` gives to see; `layers` and `scale` are those of reward's and
+    continue's networks.
+
+    Raises:
+      ValueError: sizes that do not fit together, naming the setting.
+    """
+    kinds = jax.eval_shape(lambda: prepare(nothing_seen(spec, (1,)), config.fold))
+    encoders, decoders = {}, {}
+    if "image" in kinds:
+        encoders["image"], decoders["image"] = _vision(config, kinds["image"].shape[1:], norm)
+    if "vector" in kinds:
+        encoders["vector"] = mlp(config, config.units, norm)
+        decoders["vector"] = mlp(config, kinds["vector"].shape[-1], norm)
+    return WorldModel(
+        encoder=SenseEncoder(encoders),
+        dynamics=dynamics,
+        decoder=SenseDecoder(decoders),
+        reward=mlp(config, head.outputs, norm, layers, scale),
+        cont=mlp(config, 1, norm, layers),
+        head=head,
+        fold=config.fold,
+    )
+
+
+def _vision(config: NetworkConfig, shape: tuple[int, int, int], norm: Norm):
+    if config.vision == "halving":
+        return HalvingEncoder(config.depth, norm), DoublingDecoder(config.depth, shape, norm)
+    if not config.decoder or config.decoder[-1][0] != shape[-1]:
+        raise ValueError(f"agent.decoder must end with {shape[-1]} features (channels x fold^2)")
+    return (
+        Encoder(config.encoder, config.embed, norm),
+        Decoder(config.decoder_base, config.decoder, shape, norm),
+    )

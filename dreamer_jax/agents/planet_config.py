@@ -1,0 +1,47 @@
+"""Settings of PlaNet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dreamer_jax.agents.networks import NetworkConfig
+
+
+@dataclass(frozen=True)
+class PlaNetConfig(NetworkConfig):
+    """Networks, losses and planner; the defaults are the published ones (Hafner et al. 2019)."""
+
+    units: int = 200
+    """Width of reward, continue and vector networks."""
+    layers: int = 2
+    """Hidden layers of these networks."""
+    deter: int = 200
+    """Size of the GRU's state."""
+    stoch: int = 30
+    """Size of the Gaussian latent."""
+    hidden: int = 200
+    """Width of the layers of the dynamics."""
+    min_std: float = 0.1
+    """Smallest standard deviation of the latent."""
+    kl_scale: float = 1.0
+    """Weight of the KL."""
+    free_nats: float = 3.0
+    """Nats of KL, averaged over the batch, below which it gives no gradient."""
+    overshooting: int = 0
+    """Steps of latent overshooting: priors so many steps ahead are trained too (0 and 1: none)."""
+    overshooting_scale: float = 1.0
+    """Weight of all these KLs together."""
+    plan_horizon: int = 12
+    """Decisions that a plan looks ahead."""
+    iterations: int = 10
+    """Rounds of drawing and refitting."""
+    candidates: int = 1000
+    """Plans drawn in a round."""
+    top: int = 100
+    """Plans kept of them."""
+    exploration: float = 0.3
+    """Standard deviation of the noise on actions; share of random ones if discrete."""
+    model_lr: float = 1e-3
+    """Adam's step size."""
+    clip: float = 1000.0
+    """Largest global gradient norm."""

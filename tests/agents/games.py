@@ -1,0 +1,47 @@
+"""A game for agents that see vectors: shared by their tests."""
+
+import jax
+import numpy as np
+
+from dreamer_jax.types import Spec, Transition
+
+DISCRETE = Spec({"place": ((1,), "float32")}, 3, True)
+CONTINUOUS = Spec({"place": ((1,), "float32")}, 2)
+
+
+def play(spec, seed, length=8, batch=6):
+    """Random play [T, B]: the reward is the action's last entry, the place is noise."""
+    rng = np.random.default_rng(seed)
+    if spec.discrete:
+        which = rng.integers(spec.action, size=(length, batch))
+        action = np.eye(spec.action, dtype=np.float32)[which]
+    else:
+        action = rng.uniform(-1, 1, (length, batch, spec.action)).astype(np.float32)
+    is_first = np.zeros((length, batch), bool)
+    is_first[0] = True
+    action[0] = 0.0
+    place = rng.normal(size=(length, batch, 1)).astype(np.float32)
+    nowhere = np.zeros_like(is_first)
+    return Transition({"place": place}, action, action[..., -1].copy(), is_first, nowhere)
+
+
+def learn(agent, spec, updates, key):
+    """State and metrics [updates] after so many updates on random play."""
+    state = jax.jit(agent.init)(key)
+
+    @jax.jit
+    def many(state, batches):
+        def one(state, inputs):
+            return agent.update(state, *inputs)
+
+        return jax.lax.scan(one, state, (batches, jax.random.split(key, updates)))
+
+    batches = [play(spec, n % 30) for n in range(updates)]
+    return many(state, jax.tree.map(lambda *x: np.stack(x), *batches))
+
+
+def greedy(agent, spec, state, key, number=20):
+    """The deterministic actions [number, A] at the start of as many episodes."""
+    act = jax.jit(agent.act, static_argnames="mode")
+    obs = {name: x[0] for name, x in play(spec, 99, 1, number).obs.items()}
+    return act(state, agent.carry(number), obs, np.ones(number, bool), key, mode="eval")[0]
