@@ -64,7 +64,11 @@ def make_world(
     Raises:
       ValueError: sizes that do not fit together, naming the setting.
     """
-    kinds = jax.eval_shape(lambda: prepare(nothing_seen(spec, (1,)), config.fold))
+    block = config.fold if config.vision == "folded" else 1
+    for name, (shape, dtype) in spec.obs.items():
+        if dtype == "uint8" and (shape[0] % block or shape[1] % block):
+            raise ValueError(f"agent.fold={block} must divide {name}, {shape[0]}x{shape[1]}")
+    kinds = jax.eval_shape(lambda: prepare(nothing_seen(spec, (1,)), block))
     encoders, decoders = {}, {}
     if "image" in kinds:
         encoders["image"], decoders["image"] = _vision(config, kinds["image"].shape[1:], norm)
@@ -78,7 +82,7 @@ def make_world(
         reward=mlp(config, head.outputs, norm, layers, scale),
         cont=mlp(config, 1, norm, layers),
         head=head,
-        fold=config.fold,
+        fold=block,
     )
 
 

@@ -142,8 +142,8 @@ def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
     """Overrides on top of a preset. Exits with status 2, naming the field, when one is unknown."""
     config = tyro.cli(
         RunConfig,
-        prog=f"{Path(sys.argv[0]).name} [--agent NAME] [--preset debug|laptop|paper] [--resume DIR] "
-        "[--hosts HOSTS]",
+        prog=f"{Path(sys.argv[0]).name} [--agent NAME] [--preset debug|laptop|paper] "
+        "[--resume DIR] [--hosts HOSTS]",
         description="Train a world-model agent. Defaults shown are those of the agent's preset.",
         args=list(arguments),
         default=preset,

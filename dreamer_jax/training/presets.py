@@ -250,8 +250,8 @@ FAMILY = {
 
 
 def for_env(preset: RunConfig, env_id: str) -> RunConfig:
-    """The preset with what suits any Gymnasium id instead of the race: its own time limit, one frame
-    a decision (Atari four), pictures of 64 x 64, no driver to learn from before training."""
+    """The preset with what suits any Gymnasium id instead of the race: one frame a decision (Atari
+    four), pictures of 64 x 64, no long training on what chance brought."""
     atari = env_id.startswith("ALE/")
     agent, changes = preset.agent, {}
     if getattr(agent, "vision", "") == "folded" and agent.fold == 8:
@@ -260,6 +260,7 @@ def for_env(preset: RunConfig, env_id: str) -> RunConfig:
         changes = {"vision": "halving", "depth": 2}
     return replace(
         preset,
+        arm="baseline",
         pretrain=min(preset.pretrain, 1),
         env=replace(
             preset.env,
