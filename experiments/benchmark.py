@@ -2,6 +2,7 @@
 
     python experiments/benchmark.py replay                       our ring against flashbax's buffer
     python experiments/benchmark.py sweep --learners 1 2 4 8     what each further learner costs
+    python experiments/benchmark.py estimators                   gradients of categorical latents
     python experiments/benchmark.py replay --sizes laptop --json replay.json
 
 Candidates take turns, so that whatever else the machine does meets all of them alike. A ratio is
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str]) -> int:
     """Returns the exit status."""
     import tyro
+    from benchmarks.estimators import estimators
     from benchmarks.replay import replay
     from benchmarks.sweep import sweep
 
@@ -22,7 +24,8 @@ def main(argv: Sequence[str]) -> int:
 
     cli = tyro.extras.subcommand_cli_from_dict
     try:
-        cli({"replay": replay, "sweep": sweep}, prog="benchmark.py", description=__doc__, args=argv)
+        parts = {"estimators": estimators, "replay": replay, "sweep": sweep}
+        cli(parts, prog="benchmark.py", description=__doc__, args=argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "benchmark.py"
@@ -122,3 +123,17 @@ def test_the_table_of_a_sweep(script):
 def test_no_learners_are_refused(script, capsys):
     assert script.main(["sweep", "--learners", "0"]) == 2
     assert "--learners" in capsys.readouterr().err
+
+
+def test_estimators_are_compared(script, tmp_path, capsys):
+    """A few steps on a few frames: the bound is finite and below that of an untrained model."""
+    options = ["--steps", "60", "--seeds", "2", "--frames", "40", "--batch", "20"]
+    small = ["--latent.variables", "4", "--latent.classes", "4"]
+    assert script.main(["estimators", *options, *small, "--json", str(tmp_path / "e.json")]) == 0
+    said = capsys.readouterr().out
+    bounds = json.loads((tmp_path / "e.json").read_text())["bounds"]
+    assert set(bounds) == {"straight-through", "Gumbel-softmax", "straight-through Gumbel"}
+    for name, values in bounds.items():
+        assert name in said and np.shape(values) == (2, 2)
+        assert np.all(np.isfinite(values)) and np.max(values) < 24 * 24 * np.log(2)
+    assert script.main(["estimators", "--steps", "0"]) == 2
