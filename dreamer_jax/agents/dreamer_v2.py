@@ -29,8 +29,9 @@ def make_dreamer_v2(config: DreamerV2Config, spec: Spec) -> Agent:
     sizes = (config.deter, config.latents, config.classes, config.hidden, config.blocks)
     rssm = DiscreteRSSM(*sizes, prior_layers=1, unimix=0.0)
     policy = one_hot(spec.action, 0.0) if spec.discrete else bounded_normal(spec.action)
+    draw = categorical.estimator(config.estimator, config.temperature)
     parts = Parts(
-        world=make_world(config, spec, discrete_dynamics(rssm), gaussian_head()),
+        world=make_world(config, spec, discrete_dynamics(rssm, draw), gaussian_head()),
         actor=mlp(config, policy.outputs, NormSiLU),
         value=mlp(config, 1, NormSiLU),
         policy=policy,

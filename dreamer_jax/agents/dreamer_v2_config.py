@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dreamer_jax.agents.networks import NetworkConfig
 
@@ -23,6 +24,12 @@ class DreamerV2Config(NetworkConfig):
     """Categorical latent variables."""
     classes: int = 32
     """Classes of each."""
+    estimator: Literal["straight_through", "gumbel_softmax", "straight_through_gumbel"] = (
+        "straight_through"
+    )
+    """How gradients get through the sampling of latents."""
+    temperature: float = 1.0
+    """Of the Gumbel estimators."""
     hidden: int = 600
     """Width of the layers of the dynamics."""
     kl_scale: float = 0.1

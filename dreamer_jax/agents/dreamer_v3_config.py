@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from dreamer_jax.agents.networks import NetworkConfig
 
@@ -21,6 +22,12 @@ class DreamerV3Config(NetworkConfig):
     """Categorical latent variables."""
     classes: int = 16
     """Classes of each."""
+    estimator: Literal["straight_through", "gumbel_softmax", "straight_through_gumbel"] = (
+        "straight_through"
+    )
+    """How gradients get through the sampling of latents."""
+    temperature: float = 1.0
+    """Of the Gumbel estimators."""
     hidden: int = 256
     """Width of the layers of the dynamics."""
     prior_layers: int = 2

@@ -12,6 +12,7 @@ from flax import struct
 from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
 from dreamer_jax.agents.networks import make_world, mlp
 from dreamer_jax.nn.blocks import MLP, RMSNormSiLU
+from dreamer_jax.ops.categorical import estimator
 from dreamer_jax.ops.heads import Head, two_hot_head
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.moments import Range, init_range
@@ -60,9 +61,10 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
         config.unimix,
     )
     head = two_hot_head(config.bins)
-    norm = RMSNormSiLU
+    draw, norm = estimator(config.estimator, config.temperature), RMSNormSiLU
+    dynamics = discrete_dynamics(rssm, draw)
     return Parts(
-        world=make_world(config, spec, discrete_dynamics(rssm), head, norm, layers=1, scale=0.0),
+        world=make_world(config, spec, dynamics, head, norm, layers=1, scale=0.0),
         actor=mlp(config, policy.outputs, norm, scale=0.01),
         value=mlp(config, head.outputs, norm, scale=0.0),
         policy=policy,

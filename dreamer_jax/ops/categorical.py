@@ -8,6 +8,9 @@ samples with the gradient of the soft ones.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -84,6 +87,22 @@ def straight_through_gumbel(key: jax.Array, logits: jax.Array, temperature: floa
     soft = gumbel_softmax(key, logits, temperature)
     hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), logits.shape[-1])
     return hard + soft - jax.lax.stop_gradient(soft)
+
+
+def estimator(name: str, temperature: float = 1.0) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """One of the three above by its name: (key, logits [..., V, K]) -> samples.
+
+    Raises:
+      ValueError: another name.
+    """
+    known = {
+        "straight_through": straight_through,
+        "gumbel_softmax": partial(gumbel_softmax, temperature=temperature),
+        "straight_through_gumbel": partial(straight_through_gumbel, temperature=temperature),
+    }
+    if name not in known:
+        raise ValueError(f"estimator={name} cannot be: use one of {', '.join(known)}")
+    return known[name]
 
 
 def annealed(step: jax.Array, start: float, end: float, steps: int) -> jax.Array:

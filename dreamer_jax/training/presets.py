@@ -12,7 +12,7 @@ import jax
 from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
 from dreamer_jax.agents.dreamer_v1_config import DreamerV1Config
 from dreamer_jax.agents.dreamer_v2_config import DreamerV2Config
-from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
+from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_form, sized
 from dreamer_jax.agents.planet_config import PlaNetConfig
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.config import EnvConfig, RunConfig
@@ -206,6 +206,11 @@ DREAMER_V3 = {
         agent=DreamerV3Config(),
     ),
 }
+
+_PAPER_V3 = DREAMER_V3["paper"]
+# `paper` in the published sizes, and in the form of 2023
+DREAMER_V3 |= {name: replace(_PAPER_V3, agent=sized(name)) for name in SIZES}
+DREAMER_V3["2023"] = replace(_PAPER_V3, agent=first_form(sized("s")))
 
 PLANET = {
     "debug": replace(

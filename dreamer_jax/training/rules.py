@@ -84,6 +84,7 @@ NOT_NEGATIVE = [
 ]
 POSITIVE = [
     "agent.lr",
+    "agent.temperature",
     "agent.value_lr",
     "agent.clip",
     "agent.agc",

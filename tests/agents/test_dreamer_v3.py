@@ -131,6 +131,20 @@ def test_it_learns_which_action_is_rewarded(spec, least):
     assert np.all(np.isfinite(metrics["loss/total"]))
 
 
+@pytest.mark.parametrize("name", ["gumbel_softmax", "straight_through_gumbel"])
+def test_the_other_estimators_train_too(name):
+    """Posterior samples are on the simplex, one-hot or not, and the loss falls."""
+    config = replace(CONFIG, estimator=name, temperature=0.7)
+    agent = make_dreamer_v3(config, DISCRETE)
+    state, metrics = learn(agent, DISCRETE, 60, KEY)
+    assert metrics["loss/total"][-5:].mean() < metrics["loss/total"][:5].mean()
+    world = make_parts(config, DISCRETE).world
+    posterior, _ = jax.jit(world.observe)(state.params, play(DISCRETE, 3), KEY)
+    stoch = posterior.stoch.reshape(posterior.logits.shape)
+    np.testing.assert_allclose(stoch.sum(-1), 1.0, rtol=1e-5)
+    assert (np.max(stoch, -1).min() < 0.9) == (name == "gumbel_softmax")
+
+
 def test_zero_heads_say_zero_at_first():
     """Reward and value of a fresh agent are exactly 0, so that they cannot mislead it."""
     agent = make_dreamer_v3(CONFIG, CONTINUOUS)

@@ -242,3 +242,15 @@ def test_the_learning_rate_rises_over_the_warmup():
         step, state = optimiser.update(jnp.ones(3), state, params)
         sizes.append(float(jnp.abs(step).max()))
     np.testing.assert_allclose(sizes, np.minimum(np.arange(12) / 10, 1) * 0.1, rtol=1e-4, atol=1e-8)
+
+
+def test_estimators_are_found_by_name():
+    logits, key = jnp.array([[0.5, -1.0, 2.0]]), jax.random.key(1)
+    for name, expected in (
+        ("straight_through", categorical.straight_through(key, logits)),
+        ("gumbel_softmax", categorical.gumbel_softmax(key, logits, 0.3)),
+        ("straight_through_gumbel", categorical.straight_through_gumbel(key, logits, 0.3)),
+    ):
+        np.testing.assert_array_equal(categorical.estimator(name, 0.3)(key, logits), expected)
+    with pytest.raises(ValueError, match="use one of straight_through"):
+        categorical.estimator("score_function")
