@@ -1,5 +1,6 @@
 """How fast the parts are, each measured against an alternative in the same process.
 
+    python experiments/benchmark.py parts --preset laptop        time and arithmetic of each part
     python experiments/benchmark.py replay                       our ring against flashbax's buffer
     python experiments/benchmark.py sweep --learners 1 2 4 8     what each further learner costs
     python experiments/benchmark.py estimators                   gradients of categorical latents
@@ -17,6 +18,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit status."""
     import tyro
     from benchmarks.estimators import estimators
+    from benchmarks.parts import parts
     from benchmarks.replay import replay
     from benchmarks.sweep import sweep
 
@@ -24,8 +26,8 @@ def main(argv: Sequence[str]) -> int:
 
     cli = tyro.extras.subcommand_cli_from_dict
     try:
-        parts = {"estimators": estimators, "replay": replay, "sweep": sweep}
-        cli(parts, prog="benchmark.py", description=__doc__, args=argv)
+        known = {"estimators": estimators, "parts": parts, "replay": replay, "sweep": sweep}
+        cli(known, prog="benchmark.py", description=__doc__, args=argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -137,3 +138,75 @@ def test_estimators_are_compared(script, tmp_path, capsys):
         assert name in said and np.shape(values) == (2, 2)
         assert np.all(np.isfinite(values)) and np.max(values) < 24 * 24 * np.log(2)
     assert script.main(["estimators", "--steps", "0"]) == 2
+
+
+@pytest.fixture(scope="module")
+def count(script):
+    return importlib.import_module("benchmarks.counting").count
+
+
+def test_products_are_counted_by_hand(count):
+    a, b = jnp.zeros((3, 5)), jnp.zeros((5, 7))
+    assert count(jnp.dot, a, b) == (2 * 3 * 5 * 7, 4 * (15 + 35 + 21))
+    batched = count(lambda x, y: jnp.einsum("bij,bjk->bik", x, y), a[None], b[None])
+    assert batched.flops == 2 * 3 * 5 * 7
+    assert count(lambda x: x + 1.0, a) == (0, 0)
+
+
+def test_loops_count_as_often_as_they_run(count):
+    def loop(x):
+        return jax.lax.scan(lambda c, _: (c @ x, None), x, None, length=6)[0]
+
+    square = jnp.zeros((4, 4))
+    assert count(loop, square).flops == 6 * 2 * 4**3
+    assert count(jax.jit(loop), square).flops == 6 * 2 * 4**3
+    # Back through the loop: two products a step beside the one forwards.
+    assert count(jax.grad(lambda x: loop(x).sum()), square).flops == 3 * 6 * 2 * 4**3
+
+
+def test_convolutions_are_counted_without_the_zeros_of_a_dilation(count):
+    image, kernel = jnp.zeros((2, 8, 8, 3)), jnp.zeros((4, 4, 3, 5))
+    numbers = ("NHWC", "HWIO", "NHWC")
+
+    def strided(x, k):
+        return jax.lax.conv_general_dilated(x, k, (2, 2), "VALID", dimension_numbers=numbers)
+
+    assert count(strided, image, kernel).flops == 2 * (2 * 3 * 3 * 5) * (4 * 4 * 3)
+
+    def transposed(x, k):
+        pads = [(3, 3)] * 2
+        return jax.lax.conv_general_dilated(
+            x, k, (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=numbers
+        )
+
+    assert count(transposed, image, kernel).flops == 2 * (2 * 18 * 18 * 5) * (4 * 4 * 3) / 4
+
+
+def test_the_dearer_branch_counts_and_gradient_rules_do_not_count_twice(count):
+    square = jnp.zeros((4, 4))
+
+    def branches(x):
+        return jax.lax.cond(x[0, 0] > 0, lambda y: y @ y @ y, lambda y: y @ y, x)
+
+    assert count(branches, square).flops == 2 * 2 * 4**3
+
+    @jax.custom_vjp
+    def product(x):
+        return x @ x
+
+    product.defvjp(lambda x: (x @ x, x), lambda x, g: (g @ x.T + x.T @ g,))
+    assert count(product, square).flops == 2 * 4**3
+    assert count(jax.grad(lambda x: product(x).sum()), square).flops == 3 * 2 * 4**3
+
+
+def test_parts_of_an_update(script, tmp_path, capsys):
+    """Every part is timed, costs something, and the whole costs more than its parts."""
+    options = ["--preset", "debug", "--repeats", "1", "--no-ddim", "--side", "64"]
+    assert script.main(["parts", *options, "--json", str(tmp_path / "p.json")]) == 0
+    rows = json.loads((tmp_path / "p.json").read_text())["parts"]
+    assert "environment step" in rows and all(row["median_ms"] > 0 for row in rows.values())
+    assert rows["update"]["gflop"] > rows["world model, gradient"]["gflop"] > 0
+    assert rows["encoder, gradient"]["gflop"] > 1.9 * rows["encoder"]["gflop"]
+    said = capsys.readouterr().out
+    assert "ceilings: " in said and all(name in said for name in rows)
+    assert script.main(["parts", "--agent", "dqn"]) == 2
