@@ -4,25 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreamer_jax.agents.networks import NetworkConfig
+from dreamer_jax.agents.networks import GaussianConfig
 
 
 @dataclass(frozen=True)
-class DreamerV1Config(NetworkConfig):
+class DreamerV1Config(GaussianConfig):
     """Networks and losses; the defaults are the published ones (Hafner et al. 2020, appendix A)."""
 
-    deter: int = 200
-    """Size of the GRU's state."""
-    stoch: int = 30
-    """Size of the Gaussian latent."""
-    hidden: int = 200
-    """Width of the layers of the dynamics."""
-    min_std: float = 0.1
-    """Smallest standard deviation of the latent."""
-    kl_scale: float = 1.0
-    """Weight of the KL."""
-    free_nats: float = 3.0
-    """Nats of KL, averaged over the batch, below which it gives no gradient."""
     cont_scale: float = 10.0
     """Weight of the continue loss."""
     horizon: int = 15

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
-from dreamer_jax.agents.networks import NetworkConfig
+from dreamer_jax.agents.networks import CategoricalConfig
 
 
 @dataclass(frozen=True)
-class DreamerV2Config(NetworkConfig):
+class DreamerV2Config(CategoricalConfig):
     """Networks and losses; the defaults are those published for Atari (Hafner et al. 2021)."""
 
     depth: int = 48
     """halving: features of the first convolution."""
     layers: int = 4
     """Hidden layers of these networks."""
-    deter: int = 600
-    """Size of the GRU's state."""
-    blocks: int = 1
-    """Blocks of the GRU's weights."""
-    latents: int = 32
-    """Categorical latent variables."""
-    classes: int = 32
-    """Classes of each."""
-    estimator: Literal["straight_through", "gumbel_softmax", "straight_through_gumbel"] = (
-        "straight_through"
-    )
-    """How gradients get through the sampling of latents."""
-    temperature: float = 1.0
-    """Of the Gumbel estimators."""
-    hidden: int = 600
-    """Width of the layers of the dynamics."""
     kl_scale: float = 0.1
     """Weight of the KL."""
     kl_balance: float = 0.8

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from dreamer_jax.agents.networks import NetworkConfig
+from dreamer_jax.agents.networks import CategoricalConfig
 
 
 @dataclass(frozen=True)
-class DreamerV3Config(NetworkConfig):
+class DreamerV3Config(CategoricalConfig):
     """Networks and losses; the defaults are the final form (Hafner et al. 2025) at 12M weights."""
 
     depth: int = 16
@@ -18,16 +17,8 @@ class DreamerV3Config(NetworkConfig):
     """Size of the GRU's state."""
     blocks: int = 8
     """Blocks of the GRU's weights."""
-    latents: int = 32
-    """Categorical latent variables."""
     classes: int = 16
-    """Classes of each."""
-    estimator: Literal["straight_through", "gumbel_softmax", "straight_through_gumbel"] = (
-        "straight_through"
-    )
-    """How gradients get through the sampling of latents."""
-    temperature: float = 1.0
-    """Of the Gumbel estimators."""
+    """Classes of each latent."""
     hidden: int = 256
     """Width of the layers of the dynamics."""
     prior_layers: int = 2

@@ -44,6 +44,46 @@ class NetworkConfig:
     """Hidden layers of these networks."""
 
 
+@dataclass(frozen=True)
+class GaussianConfig(NetworkConfig):
+    """Of agents with a Gaussian RSSM; the defaults are those of PlaNet and DreamerV1."""
+
+    deter: int = 200
+    """Size of the GRU's state."""
+    stoch: int = 30
+    """Size of the Gaussian latent."""
+    hidden: int = 200
+    """Width of the layers of the dynamics."""
+    min_std: float = 0.1
+    """Smallest standard deviation of the latent."""
+    kl_scale: float = 1.0
+    """Weight of the KL."""
+    free_nats: float = 3.0
+    """Nats of KL, averaged over the batch, below which it gives no gradient."""
+
+
+@dataclass(frozen=True)
+class CategoricalConfig(NetworkConfig):
+    """Of agents with categorical latents; the defaults are those of DreamerV2."""
+
+    deter: int = 600
+    """Size of the GRU's state."""
+    blocks: int = 1
+    """Blocks of the GRU's weights."""
+    latents: int = 32
+    """Categorical latent variables."""
+    classes: int = 32
+    """Classes of each."""
+    estimator: Literal["straight_through", "gumbel_softmax", "straight_through_gumbel"] = (
+        "straight_through"
+    )
+    """How gradients get through the sampling of latents."""
+    temperature: float = 1.0
+    """Of the Gumbel estimators."""
+    hidden: int = 600
+    """Width of the layers of the dynamics."""
+
+
 def mlp(config: NetworkConfig, out: int, norm: Norm, layers: int = 0, scale: float = 1.0) -> MLP:
     """A head with `layers` hidden layers (0: those of the settings)."""
     return MLP((layers or config.layers) + 1, config.units, out, scale, norm)

@@ -4,29 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dreamer_jax.agents.networks import NetworkConfig
+from dreamer_jax.agents.networks import GaussianConfig
 
 
 @dataclass(frozen=True)
-class PlaNetConfig(NetworkConfig):
+class PlaNetConfig(GaussianConfig):
     """Networks, losses and planner; the defaults are the published ones (Hafner et al. 2019)."""
 
     units: int = 200
     """Width of reward, continue and vector networks."""
     layers: int = 2
     """Hidden layers of these networks."""
-    deter: int = 200
-    """Size of the GRU's state."""
-    stoch: int = 30
-    """Size of the Gaussian latent."""
-    hidden: int = 200
-    """Width of the layers of the dynamics."""
-    min_std: float = 0.1
-    """Smallest standard deviation of the latent."""
-    kl_scale: float = 1.0
-    """Weight of the KL."""
-    free_nats: float = 3.0
-    """Nats of KL, averaged over the batch, below which it gives no gradient."""
     overshooting: int = 0
     """Steps of latent overshooting: priors so many steps ahead are trained too (0 and 1: none)."""
     overshooting_scale: float = 1.0

@@ -108,6 +108,18 @@ _DEBUG_VISION = dict(
 
 _LAPTOP = replace(LAPTOP, arm="baseline")
 _DEBUG = replace(DEBUG, arm="baseline")
+_CONTROL = RunConfig(  # the schedule of PlaNet and DreamerV1 for DeepMind control
+    arm="baseline",
+    cycles=1000,
+    cycle_unit="steps",
+    cycle_size=500,
+    updates=100,
+    prefill=2500,
+    batch=50,
+    length=50,
+    replay=500_000,
+    env=EnvConfig(action_repeat=2),
+)
 _TINY = dict(hidden=16, units=16, layers=2, deter=16)
 _CATEGORIES = dict(latents=4, classes=4, blocks=2)
 
@@ -121,19 +133,7 @@ DREAMER_V1 = {
             **_LAPTOP_VISION, units=200, last=8, exploration=0.1, dynamics_clip=50.0
         ),
     ),
-    "paper": RunConfig(  # 1 000 steps of DeepMind control an episode, repeated twice
-        arm="baseline",
-        cycles=1000,
-        cycle_unit="steps",
-        cycle_size=500,
-        updates=100,
-        prefill=2500,
-        batch=50,
-        length=50,
-        replay=500_000,
-        env=EnvConfig(action_repeat=2),
-        agent=DreamerV1Config(),
-    ),
+    "paper": replace(_CONTROL, agent=DreamerV1Config()),
 }
 
 DREAMER_V2 = {
@@ -230,19 +230,7 @@ PLANET = {
         _LAPTOP,
         agent=PlaNetConfig(**_LAPTOP_VISION, iterations=4, candidates=150, top=15),
     ),
-    "paper": RunConfig(
-        arm="baseline",
-        cycles=1000,
-        cycle_unit="steps",
-        cycle_size=500,
-        updates=100,
-        prefill=2500,
-        batch=50,
-        length=50,
-        replay=500_000,
-        env=EnvConfig(action_repeat=2),
-        agent=PlaNetConfig(),
-    ),
+    "paper": replace(_CONTROL, agent=PlaNetConfig()),
 }
 
 FAMILY = {
