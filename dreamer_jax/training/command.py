@@ -123,7 +123,8 @@ def _race(
         hosts.join(known.hosts)
     if known.resume is not None:
         if rest or known.preset or known.agent:
-            extra = " ".join(rest) or ("--preset" if known.preset else "--agent")
+            named = [f"--{n} {v}" for n in ("agent", "preset") if (v := getattr(known, n))]
+            extra = " ".join([*named, *rest])
             raise UserError(
                 f"--resume goes on with the settings of the run; leave out {extra}, or start a "
                 "new run with --out"
