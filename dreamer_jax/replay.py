@@ -6,7 +6,7 @@ one episode a cycle each learner brings another number, so `add` here takes a co
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -62,20 +62,44 @@ def windows(size: jax.Array, length: int) -> jax.Array:
     return jnp.maximum(size - length + 1, 0)
 
 
-def sample(state: ReplayState, key: jax.Array, batch: int, length: int) -> Any:
-    """`batch` windows of `length` consecutive records, uniform over all windows of all rows.
+class Places(NamedTuple):
+    """Where records stand."""
 
-    Returns:
-      leaves [T, B, ...]. Windows never cross the seam (newest to oldest) nor leave a row; they may
-      cross episode ends, which `is_first` marks. With no whole window in the ring the result is
-      meaningless: the caller checks `windows` first.
+    row: jax.Array  # int32 [1, B]
+    slot: jax.Array  # int32 [T, B]
+
+
+def sample(state: ReplayState, key: jax.Array, batch: int, length: int) -> Any:
+    """`batch` windows of `length` consecutive records: leaves [T, B, ...]; see `draw`."""
+    return read(state, draw(state, key, batch, length))
+
+
+def draw(state: ReplayState, key: jax.Array, batch: int, length: int) -> Places:
+    """Windows of `length` consecutive records, uniform over all windows of all rows.
+
+    Windows never cross the seam (newest to oldest) nor leave a row; they may cross episode ends,
+    which `is_first` marks. With no whole window in the ring the result is meaningless: the caller
+    checks `windows` first.
     """
     capacity = jax.tree.leaves(state.data)[0].shape[1]
     ends = jnp.cumsum(windows(state.size, length))
-    draw = jax.random.randint(key, (batch,), 0, jnp.maximum(ends[-1], 1))
-    row = jnp.searchsorted(ends, draw, side="right")
+    number = jax.random.randint(key, (batch,), 0, jnp.maximum(ends[-1], 1))
+    row = jnp.searchsorted(ends, number, side="right")
     row = jnp.minimum(row, ends.shape[0] - 1)
     oldest = state.cursor[row] - state.size[row]
-    start = oldest + draw - jnp.where(row > 0, ends[row - 1], 0)
+    start = oldest + number - jnp.where(row > 0, ends[row - 1], 0)
     slot = (start[None] + jnp.arange(length)[:, None]) % capacity
-    return jax.tree.map(lambda x: x[row[None], slot], state.data)
+    return Places(row[None], slot)
+
+
+def read(state: ReplayState, places: Places) -> Any:
+    """The records there: leaves [T, B, ...]."""
+    return jax.tree.map(lambda x: x[places], state.data)
+
+
+def write(data: Any, places: Places, new: Any) -> Any:
+    """`data`, leaves [N, capacity, ...], with `new`, leaves [T, B, ...], in these places.
+
+    Of several records for one place any may win.
+    """
+    return jax.tree.map(lambda x, n: x.at[places].set(n), data, new)

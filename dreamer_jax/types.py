@@ -55,6 +55,7 @@ class Transition:
     reward: jax.Array  # float32 [...]
     is_first: jax.Array  # bool [...]  the recurrent state is reset before this record
     is_terminal: jax.Array  # bool [...]  no future; a time limit leaves it False
+    context: Any = None  # what the agent knew before `obs`, see `Agent.context`
 
 
 @struct.dataclass
@@ -107,6 +108,9 @@ class Agent(NamedTuple):
     axes:   a prefix tree for `jax.vmap` over S: 0 for what each learner owns, None for what all
             share (the step counter, so that schedules stay branches under vmap)
     losses: names of the metrics that must stay finite
+    context: (carry) -> leaves [N, ...], or None. What the replay keeps of the carry beside the next
+            record, for sequences to begin with. Agents that have it return from `update` a third
+            value, leaves [T - 1, B, ...]: what belongs beside records 1 .. T - 1 of the batch now
     refresh: (state, starts, key) -> state, or None; new generated images between updates, where
             starts is a pytree that is called as `starts(key, n)` -> uint8 [n, H, W, C]
     """
@@ -119,3 +123,4 @@ class Agent(NamedTuple):
     axes: Any
     losses: tuple[str, ...]
     refresh: Callable | None = None
+    context: Callable | None = None

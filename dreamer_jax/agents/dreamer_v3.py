@@ -1,12 +1,14 @@
 """DreamerV3 in its final form (Hafner et al. 2025): one loss, one optimiser.
 
-    update:  batch -> posterior states -> reconstruction, reward, continue, two clipped KLs
+    update:  batch -> posterior states, going on from the stored latents -> reconstruction, reward,
+             continue, two clipped KLs
              the last states of each sequence -> rollout of H steps -> lambda-returns
              actor: REINFORCE on advantages divided by the range of returns, entropy
              value: two-hot cross entropy to the returns, pulled towards its slow copy
              value on the replayed states: lambda-returns of real rewards, bootstrapped from the
              imagined returns
              the sum of all -> AGC -> LaProp;  slow value: EMA
+             the posterior states go back beside the records they precede
 
 Only the replay value loss and the world model's own losses reach the world model.
 """
@@ -31,6 +33,7 @@ from dreamer_jax.ops.moments import Range, offset_and_scale, update_range
 from dreamer_jax.ops.optimisers import dreamer_v3_optimiser, ema
 from dreamer_jax.ops.returns import lambda_returns, survival_weights
 from dreamer_jax.types import Agent, DiscreteState, Metrics, Params, Spec, Transition
+from dreamer_jax.world_models import discrete_rssm
 
 LOSSES = ("loss/total",)
 sg = jax.lax.stop_gradient
@@ -55,26 +58,35 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
         nets = (parts.world, parts.actor, parts.policy, state.params, state.params["actor"])
         return act_by_policy(*nets, carry, (obs, is_first, key, mode))
 
-    def update(state: DreamerV3State, batch: Transition, key) -> tuple[DreamerV3State, Metrics]:
+    def context(carry: ActCarry) -> discrete_rssm.Compact:
+        """What sequences that begin with the next record start from, leaves [N, ...]."""
+        return discrete_rssm.pack(parts.rssm, carry.state)
+
+    def update(
+        state: DreamerV3State, batch: Transition, key
+    ) -> tuple[DreamerV3State, Metrics, discrete_rssm.Compact]:
         """One update of everything: batch [T, B, ...]."""
         loss = jax.grad(view.loss, has_aux=True)
-        grads, (returns, metrics) = loss(state.params, state.slow, state.returns, batch, key)
+        grads, aux = loss(state.params, state.slow, state.returns, batch, key)
+        posterior, returns, metrics = aux
         updates, opt = optimiser.update(grads, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics["grad_norm/all"] = optax.global_norm(grads)
         metrics["update_norm/all"] = optax.global_norm(updates)
         slow = ema(state.slow, params["value"], config.slow_rate)
-        return DreamerV3State(params, slow, opt, returns, state.step + 1), metrics
+        known = discrete_rssm.pack(parts.rssm, jax.tree.map(lambda x: x[:-1], posterior))
+        return DreamerV3State(params, slow, opt, returns, state.step + 1), metrics, known
 
     def report(state: DreamerV3State, batch: Transition, key) -> dict[str, jax.Array]:
         """Reconstructions, open-loop predictions and imagined values, see `agents/pictures.py`."""
-        posterior, _ = parts.world.observe(state.params, batch, named_key(key, "observe"))
+        posterior, _ = view.observe(state.params, batch, key)
         _, _, imagined = view.imagine(state.params, last_states(posterior, config.last), batch, key)
         arrays = pictures.look(pictures.of(parts.world, state.params), batch, posterior)
         return arrays | {"value": imagined.values[:-1], "return": imagined.returns}
 
     axes = DreamerV3State(0, 0, 0, 0, None)
-    return Agent(init, carry, act, update, report, axes, LOSSES)
+    keep = context if config.stored_latents else None
+    return Agent(init, carry, act, update, report, axes, LOSSES, context=keep)
 
 
 class Imagined(NamedTuple):
@@ -99,8 +111,8 @@ class View(NamedTuple):
         return 1.0 - 1.0 / self.config.discount_horizon
 
     def loss(self, params: Params, slow: Params, returns: Range, batch: Transition, key):
-        """The sum of all losses: ([], (range of returns, metrics))."""
-        posterior, prior = self.parts.world.observe(params, batch, named_key(key, "observe"))
+        """The sum of all losses: ([], (posterior states, range of returns, metrics))."""
+        posterior, prior = self.observe(params, batch, key)
         losses = self.parts.world.losses(params, posterior.features, batch, self.gamma)
         losses |= self.kl_losses(posterior, prior)
         starts = last_states(posterior, self.config.last)
@@ -110,7 +122,15 @@ class View(NamedTuple):
         losses |= self.replay_value_loss(params, slow, posterior, batch, imagined.returns[0])
         total = sum(losses.values())
         metrics = losses | self.metrics(params, returns, posterior, prior, features, imagined)
-        return total, (returns, metrics | {"loss/total": total})
+        return total, (sg(posterior), returns, metrics | {"loss/total": total})
+
+    def observe(self, params: Params, batch: Transition, key) -> tuple[DiscreteState, jax.Array]:
+        """Posterior states [T, B, ...] and the prior's log-probabilities."""
+        start = None
+        if batch.context is not None:
+            first = jax.tree.map(lambda x: x[0], batch.context)
+            start = discrete_rssm.unpack(self.parts.rssm, first)
+        return self.parts.world.observe(params, batch, named_key(key, "observe"), start)
 
     def kl_losses(self, posterior: DiscreteState, prior: jax.Array) -> Metrics:
         """Each way, clipped and weighted, each []."""

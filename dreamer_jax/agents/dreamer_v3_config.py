@@ -60,6 +60,9 @@ class DreamerV3Config(CategoricalConfig):
     """Weight of the pull towards the slow value network."""
     replay_value_scale: float = 0.3
     """Weight of the value loss on replayed sequences."""
+    stored_latents: bool = True
+    """Replayed sequences begin with the latents that acting, or the last update, left there; else
+    with zeros."""
 
     # Optimiser
     lr: float = 4e-5
@@ -95,4 +98,12 @@ def first_form(config: DreamerV3Config) -> DreamerV3Config:
 
     The optimiser (one LaProp in place of three Adams) and the norms stay those of 2025.
     """
-    return replace(config, blocks=1, prior_layers=1, dyn_scale=0.5, replay_value_scale=0.0, lr=1e-4)
+    return replace(
+        config,
+        blocks=1,
+        prior_layers=1,
+        dyn_scale=0.5,
+        replay_value_scale=0.0,
+        lr=1e-4,
+        stored_latents=False,
+    )

@@ -38,6 +38,7 @@ class Parts(NamedTuple):
     """The networks; each can be swapped for another of the same call."""
 
     world: WorldModel
+    rssm: DiscreteRSSM  # of `world`
     actor: MLP
     value: MLP
     policy: Policy
@@ -65,6 +66,7 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
     dynamics = discrete_dynamics(rssm, draw)
     return Parts(
         world=make_world(config, spec, dynamics, head, norm, layers=1, scale=0.0),
+        rssm=rssm,
         actor=mlp(config, policy.outputs, norm, scale=0.01),
         value=mlp(config, head.outputs, norm, scale=0.0),
         policy=policy,

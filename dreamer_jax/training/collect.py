@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from dreamer_jax.types import Transition
@@ -33,8 +34,15 @@ class Collected(NamedTuple):
     episodes: list[Episode]
 
 
-Policy = Callable[[Record, np.ndarray, int], np.ndarray]
-"""(latest record [E, ...], active bool [E], step of the cycle) -> actions float32 [E, A]"""
+class Decision(NamedTuple):
+    """What a policy answers."""
+
+    actions: np.ndarray  # float32 [E, A]
+    context: Any = None  # leaves [E, ...] to store beside the next records; None: zeros
+
+
+Policy = Callable[[Record, np.ndarray, int], Decision]
+"""(latest record [E, ...], active bool [E], step of the cycle) -> Decision"""
 
 
 Meanwhile = Callable[[int], None]
@@ -46,10 +54,13 @@ def idle(step: int) -> None:
 
 
 class Collector:
-    """Drives E = S * N environment streams (learner-major) and remembers running episodes."""
+    """Drives E = S * N environment streams (learner-major) and remembers running episodes.
 
-    def __init__(self, env: VectorEnv, learners: int, chunk: int) -> None:
-        self.env, self.learners, self.chunk = env, learners, chunk
+    `context` are shapes and dtypes of what decisions bring to be stored, None for nothing.
+    """
+
+    def __init__(self, env: VectorEnv, learners: int, chunk: int, context: Any = None) -> None:
+        self.env, self.learners, self.chunk, self.context = env, learners, chunk, context
         self.rows = env.num_envs // learners
         self.last = env.record.copy()
         self.frames = np.zeros(learners, np.int64)  # simulated so far
@@ -79,14 +90,14 @@ class Collector:
         self, policy: Policy, still: Callable[[Record], np.ndarray], meanwhile: Meanwhile
     ) -> Collected:
         active = np.ones(self.env.num_envs, bool)
-        stage = _Stage(self.env, self.learners, self.chunk)
+        stage = _Stage(self.env, self.learners, self.chunk, self.context)
         episodes: list[Episode] = []
         step = 0
         while active.any():
-            actions = policy(self.last, active, step)
-            record = self.env.step(actions, active, partial(meanwhile, step))
+            decision = policy(self.last, active, step)
+            record = self.env.step(decision.actions, active, partial(meanwhile, step))
             self.last = record.copy()  # the views die with the next step
-            stage.add(self.last, actions)
+            stage.add(self.last, decision)
             fresh = np.where(self.last.given, self.last.frames, 0)
             self.frames += fresh.reshape(self.learners, -1).sum(1)
             episodes += self._count(self.last)
@@ -134,7 +145,7 @@ class Collector:
 class _Stage:
     """Fixed-size host arrays that a cycle's records are written to."""
 
-    def __init__(self, env: VectorEnv, learners: int, chunk: int) -> None:
+    def __init__(self, env: VectorEnv, learners: int, chunk: int, context: Any) -> None:
         rows = env.num_envs // learners
         lead = (learners, chunk, rows)
         self.chunk = Transition(
@@ -143,17 +154,22 @@ class _Stage:
             reward=np.zeros(lead, np.float32),
             is_first=np.zeros(lead, bool),
             is_terminal=np.zeros(lead, bool),
+            context=jax.tree.map(lambda x: np.zeros((*lead, *x.shape), x.dtype), context),
         )
         self.count = np.zeros((learners, rows), np.int32)
 
-    def add(self, record: Record, actions: np.ndarray) -> None:
+    def add(self, record: Record, decision: Decision) -> None:
+        kept = [] if decision.context is None else jax.tree.leaves(decision.context)
+        places = jax.tree.leaves(self.chunk.context)
         for e in np.flatnonzero(record.given):
             s, n = divmod(int(e), self.count.shape[1])
             k = self.count[s, n]
             for name, values in record.observation.items():
                 self.chunk.obs[name][s, k, n] = values[e]
-            self.chunk.prev_action[s, k, n] = 0.0 if record.is_first[e] else actions[e]
+            self.chunk.prev_action[s, k, n] = 0.0 if record.is_first[e] else decision.actions[e]
             self.chunk.reward[s, k, n] = record.reward[e]
             self.chunk.is_first[s, k, n] = record.is_first[e]
             self.chunk.is_terminal[s, k, n] = record.is_terminal[e]
+            for place, values in zip(places, kept, strict=bool(kept)):
+                place[s, k, n] = values[e]
             self.count[s, n] = k + 1

@@ -27,9 +27,13 @@ class Learner(NamedTuple):
     act:    (state, carry, obs {name: [S, N, ...]}, is_first [S, N], active [S, N], keys [S], mode)
             -> (action [S, N, A], carry); inactive environments keep their carry
     add:    (replay, chunk [S, K, N, ...], count [S, N]) -> replay; donates the replay
-    update: (state, replay, keys [S], healthy bool [S]) -> (state, healthy, figures [M, n, S]);
-            M updates in one program, donates the state. A learner whose loss stops being finite
-            is frozen as it was before that update, and `healthy` turns False
+    update: (state, replay, keys [S], healthy bool [S])
+            -> (state, replay, healthy, figures [M, n, S]); M updates in one program, donates the
+            state and, of the replay, the contexts, which agents that have them renew. A learner
+            whose loss stops being finite is frozen as it was before that update, and `healthy`
+            turns False
+    program: what `update` compiles: (state, contexts, replay without them, keys, healthy)
+    context: (carry) -> leaves [S, N, ...] to store beside the next records. None: nothing
     sample: (replay, keys [S], step []) -> the batch [S, T, B, ...] that update number `step` saw
     report: (state, batch [S, T, B, ...], keys [S]) -> arrays to look at, leading S
     refresh: (state, starts, keys [S], count []) -> state with new generated images, the same for
@@ -42,6 +46,8 @@ class Learner(NamedTuple):
     act: Any
     add: Any
     update: Any
+    program: Any
+    context: Any
     sample: Any
     report: Any
     refresh: Any
@@ -60,8 +66,8 @@ class Swept(NamedTuple):
     values: dict[str, jax.Array]
 
 
-def record_spec(spec: Spec) -> Transition:
-    """Shape and dtype of one record."""
+def record_spec(spec: Spec, agent: Agent | None = None) -> Transition:
+    """Shape and dtype of one record, with what the agent keeps beside it."""
     scalar = partial(jax.ShapeDtypeStruct, ())
     return Transition(
         obs={n: jax.ShapeDtypeStruct(shape, dtype) for n, (shape, dtype) in spec.obs.items()},
@@ -69,7 +75,16 @@ def record_spec(spec: Spec) -> Transition:
         reward=scalar(jnp.float32),
         is_first=scalar(jnp.bool_),
         is_terminal=scalar(jnp.bool_),
+        context=context_spec(agent),
     )
+
+
+def context_spec(agent: Agent | None) -> Any:
+    """Shapes and dtypes of what the replay keeps of an agent's carry; None: nothing."""
+    if agent is None or agent.context is None:
+        return None
+    shapes = jax.eval_shape(lambda: agent.context(agent.carry(1)))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), shapes)
 
 
 def make_learner(
@@ -95,31 +110,46 @@ def make_learner(
         side_by_side = jax.default_backend() != "cpu"
     each = jax.vmap if side_by_side else one_by_one
     of, values = (lambda _: agent, {}) if swept is None else swept
-    one_update = each(
-        lambda v, *args: of(v).update(*args), in_axes=(0, axes, 0, 0), out_axes=(axes, 0)
-    )
+
+    def update_with_context(v, *args):
+        state, metrics, *context = of(v).update(*args)
+        return state, metrics, context[0] if agent.context else None
+
+    one_update = each(update_with_context, in_axes=(0, axes, 0, 0), out_axes=(axes, 0, 0))
     one_report = each(lambda v, *args: of(v).report(*args), in_axes=(0, axes, 0, 0), out_axes=0)
     names = figure_names(agent, spec, batch, length)
     losses = jnp.array([names.index(name) for name in agent.losses])
 
-    def sample(ring, keys, step):
+    def draw(ring, keys, step):
         keys = jax.vmap(lambda key: jax.random.fold_in(named_key(key, "sample"), step))(keys)
-        return jax.vmap(lambda r, k: replay.sample(r, k, batch, length))(ring, keys)
+        return jax.vmap(lambda r, k: replay.draw(r, k, batch, length))(ring, keys)
+
+    def sample(ring, keys, step):
+        return jax.vmap(replay.read)(ring, draw(ring, keys, step))
 
     def one(values, ring, keys, carry, _):
-        state, healthy = carry
-        data = sample(ring, keys, state.step)
+        state, contexts, healthy = carry
+        places = draw(ring, keys, state.step)
+        data = jax.vmap(replay.read)(with_contexts(ring, contexts), places)
         step_keys = jax.vmap(lambda k: jax.random.fold_in(named_key(k, "update"), state.step))(keys)
-        new, metrics = one_update(values, state, data, step_keys)
+        new, metrics, renewed = one_update(values, state, data, step_keys)
         figures = jnp.stack([metrics[name].astype(jnp.float32) for name in names])
         healthy = healthy & jnp.all(jnp.isfinite(figures[losses]), axis=0)
-        return (freeze(healthy, axes, new, state), healthy), figures
+        renewed = freeze(healthy, 0, renewed, jax.tree.map(lambda x: x[:, 1:], data.context))
+        later = places._replace(slot=places.slot[:, 1:])
+        contexts = jax.vmap(replay.write)(contexts, later, renewed)
+        return (freeze(healthy, axes, new, state), contexts, healthy), figures
 
-    def update_many(values, state, ring, keys, healthy):
-        (state, healthy), figures = jax.lax.scan(
-            partial(one, values, ring, keys), (state, healthy), None, length=updates
+    def update_many(values, state, contexts, ring, keys, healthy):
+        (state, contexts, healthy), figures = jax.lax.scan(
+            partial(one, values, ring, keys), (state, contexts, healthy), None, length=updates
         )
-        return state, healthy, figures
+        return state, contexts, healthy, figures
+
+    def update(state, ring, keys, healthy):
+        contexts, ring = ring.data.context, with_contexts(ring, None)
+        state, contexts, healthy, figures = program(state, contexts, ring, keys, healthy)
+        return state, with_contexts(ring, contexts), healthy, figures
 
     def act(state, carry, obs, is_first, active, keys, mode):
         one_learner = each(partial(agent.act, mode=mode), (axes, 0, 0, 0, 0), out_axes=0)
@@ -137,7 +167,8 @@ def make_learner(
 
     over = partial(spread, mesh=mesh)
     act_axes = {"in_axes": (axes, 0, 0, 0, 0, 0), "out_axes": (0, 0)}
-    update_all = over(update_many, in_axes=(0, axes, 0, 0, 0), out_axes=(axes, 0, 2))
+    update_all = over(update_many, in_axes=(0, axes, 0, 0, 0, 0), out_axes=(axes, 0, 0, 2))
+    program = jax.jit(partial(update_all, values), donate_argnums=(0, 1))
     report_all = over(one_report, in_axes=(0, axes, 0, 0), out_axes=0)
     refresh_all = over(refresh, in_axes=(axes, None, 0, None), out_axes=axes)
     return Learner(
@@ -148,13 +179,20 @@ def make_learner(
             static_argnames="mode",
         ),
         add=jax.jit(over(jax.vmap(replay.add), in_axes=(0, 0, 0), out_axes=0), donate_argnums=0),
-        update=jax.jit(partial(update_all, values), donate_argnums=0),
+        update=update,
+        program=program,
+        context=jax.jit(jax.vmap(agent.context)) if agent.context else None,
         sample=jax.jit(over(sample, in_axes=(0, 0, None), out_axes=0)),
         report=jax.jit(partial(report_all, values)),
         refresh=jax.jit(refresh_all, donate_argnums=0) if agent.refresh else None,
         names=names,
         losses=agent.losses,
     )
+
+
+def with_contexts(ring: replay.ReplayState, contexts: Any) -> replay.ReplayState:
+    """The ring with other contexts beside its records."""
+    return ring.replace(data=ring.data.replace(context=contexts))
 
 
 def freeze(healthy: jax.Array, axes: Any, new: Any, old: Any) -> Any:
@@ -174,17 +212,18 @@ def figure_names(agent: Agent, spec: Spec, batch: int, length: int) -> tuple[str
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(agent.init, key)
     data = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((length, batch, *x.shape), x.dtype), record_spec(spec)
+        lambda x: jax.ShapeDtypeStruct((length, batch, *x.shape), x.dtype),
+        record_spec(spec, agent),
     )
-    _, metrics = jax.eval_shape(agent.update, state, data, key)
+    _, metrics, *_ = jax.eval_shape(agent.update, state, data, key)
     return tuple(sorted(metrics))
 
 
 def empty_replay(
-    spec: Spec, learners: int, envs: int, capacity: int, mesh: Mesh | None = None
+    record: Transition, learners: int, envs: int, capacity: int, mesh: Mesh | None = None
 ) -> replay.ReplayState:
-    """Rings for all learners, `capacity` records per environment."""
-    one = jax.eval_shape(lambda: replay.init(record_spec(spec), envs, capacity))
+    """Rings for all learners, `capacity` records (see `record_spec`) per environment."""
+    one = jax.eval_shape(lambda: replay.init(record, envs, capacity))
     where = None if mesh is None else sharding(mesh, 0)  # made there: one device may not hold all
     return jax.tree.map(lambda x: jnp.zeros((learners, *x.shape), x.dtype, device=where), one)
 

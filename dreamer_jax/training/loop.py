@@ -18,7 +18,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training import memory
 from dreamer_jax.training.checkpoint import Checkpointer
-from dreamer_jax.training.collect import Collected, Collector, Meanwhile, idle
+from dreamer_jax.training.collect import Collected, Collector, Decision, Meanwhile, idle
 from dreamer_jax.training.config import RunConfig, with_values
 from dreamer_jax.training.devices import describe, learner_mesh, put, share
 from dreamer_jax.training.display import Display
@@ -86,10 +86,11 @@ class Run:
             self._swept(make_agent),
             self.mesh,
         )
+        self.record = record_spec(self.spec, self.agent)
         state = jax.eval_shape(self.agent.init, jax.eval_shape(lambda: jax.random.key(0)))
         self.plan = memory.plan(
             share(self.learners, self.mesh),
-            replay.replay_bytes(record_spec(self.spec), config.envs, self.capacity),
+            replay.replay_bytes(self.record, config.envs, self.capacity),
             sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
         )
         if self.mesh is not None:
@@ -99,7 +100,7 @@ class Run:
             name: jax.vmap(partial(named_key, name=name))(self.keys)
             for name in ("init", "report", "eval")
         }
-        self.collector = Collector(self.env, self.learners, config.chunk)
+        self.collector = Collector(self.env, self.learners, config.chunk, self.record.context)
         self.drivers = [make_driver(config, self.spec, seed) for seed in self.seeds]
         self.checkpoints = Checkpointer(folder.path / "checkpoints", config.keep)
         self.cycle = 0  # cycles finished
@@ -132,7 +133,7 @@ class Run:
         self.state = self.learner.init(self.use_keys["init"])
         self.carry = self.learner.carry(self.learners)
         size = (self.learners, self.config.envs, self.capacity)
-        self.ring = empty_replay(self.spec, *size, self.mesh)
+        self.ring = empty_replay(self.record, *size, self.mesh)
         if self.learner.refresh:
             for _ in range(self.config.generated.pool // self.config.generated.fresh):
                 self.refresh()
@@ -264,7 +265,7 @@ class Run:
 
     def _dispatch(self) -> jax.Array:
         """Starts the updates of one program; figures [M or 1, n, S], not waited for."""
-        self.state, self.healthy, figures = self.learner.update(
+        self.state, self.ring, self.healthy, figures = self.learner.update(
             self.state, self.ring, self.keys, self.healthy
         )
         self.updates += figures.shape[0]
@@ -312,7 +313,7 @@ class Run:
 
     # ------------------------------------------------------------------ policies
 
-    def _act(self, record: Record, active: np.ndarray, step: int) -> np.ndarray:
+    def _act(self, record: Record, active: np.ndarray, step: int) -> Decision:
         lead = (self.learners, self.config.envs)
         obs = {name: x.reshape(*lead, *x.shape[1:]) for name, x in record.observation.items()}
         count = self._put(np.array([self.cycle, step], np.uint32), None)
@@ -321,14 +322,15 @@ class Run:
             self.state, self.carry, *self._put(inputs), _act_keys(self.keys, count),
             mode="train",
         )  # fmt: skip
-        return jax.device_get(action).reshape(self.env.num_envs, -1)
+        context = self.learner.context(self.carry) if self.learner.context else None
+        flat = partial(jax.tree.map, lambda x: x.reshape(self.env.num_envs, *x.shape[2:]))
+        return Decision(*flat(jax.device_get((action, context))))
 
-    def _drive(self, record: Record, active: np.ndarray, step: int) -> np.ndarray:
+    def _drive(self, record: Record, active: np.ndarray, step: int) -> Decision:
         lead = (self.learners, self.config.envs)
         first, active = record.is_first.reshape(lead), active.reshape(lead)
-        return np.concatenate(
-            [d.act(f, a) for d, f, a in zip(self.drivers, first, active, strict=True)]
-        )
+        decisions = zip(self.drivers, first, active, strict=True)
+        return Decision(np.concatenate([d.act(f, a) for d, f, a in decisions]))
 
     def _add(self, collected: Collected) -> None:
         chunk, count = self._put((collected.chunk, collected.count))

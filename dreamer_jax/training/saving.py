@@ -13,7 +13,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig
 from dreamer_jax.training.devices import put
-from dreamer_jax.training.learner import empty_replay
+from dreamer_jax.training.learner import empty_replay, record_spec
 from dreamer_jax.types import Agent, Spec
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def checkpoint_template(
         )
         return {
             "agent": jax.vmap(agent.init, out_axes=agent.axes)(keys),
-            "replay": empty_replay(spec, learners, config.envs, host["filled"]),
+            "replay": empty_replay(record_spec(spec, agent), learners, config.envs, host["filled"]),
             "carry": carry,
             "healthy": jnp.ones(learners, bool),
         }

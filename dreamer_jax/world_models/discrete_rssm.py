@@ -17,6 +17,7 @@ import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from dreamer_jax.nn.blocks import Linear, RMSNormSiLU
 from dreamer_jax.nn.recurrent import BlockGRU
@@ -88,6 +89,30 @@ def initial_state(rssm: DiscreteRSSM, lead: tuple[int, ...]) -> DiscreteState:
         jnp.zeros((*lead, size)),
         jnp.zeros((*lead, rssm.latents, rssm.classes)),
     )
+
+
+@struct.dataclass
+class Compact:
+    """A state as the replay keeps it."""
+
+    deter: jax.Array  # float16 [..., D]; a mixture of tanhs, so in [-1, 1]
+    chosen: jax.Array  # uint8 or uint16 [..., V], the class of each variable, from 1; 0: none
+
+
+def pack(rssm: DiscreteRSSM, state: DiscreteState) -> Compact:
+    """What `unpack` needs; a soft sample becomes its largest class. Zeros stay zeros."""
+    stoch = state.stoch.reshape(*state.stoch.shape[:-1], rssm.latents, rssm.classes)
+    chosen = jnp.where(jnp.any(stoch > 0, axis=-1), jnp.argmax(stoch, axis=-1) + 1, 0)
+    kind = jnp.uint8 if rssm.classes <= 255 else jnp.uint16
+    return Compact(state.deter.astype(jnp.float16), chosen.astype(kind))
+
+
+def unpack(rssm: DiscreteRSSM, compact: Compact) -> DiscreteState:
+    """The state to go on from; its logits, which nothing that follows reads, are zero."""
+    lead = compact.chosen.shape[:-1]
+    stoch = jax.nn.one_hot(compact.chosen.astype(jnp.int32) - 1, rssm.classes)
+    deter = compact.deter.astype(jnp.float32)
+    return initial_state(rssm, lead).replace(deter=deter, stoch=stoch.reshape(*lead, -1))
 
 
 def _state(deter: jax.Array, logits: jax.Array, key: jax.Array, draw: Estimator) -> DiscreteState:

@@ -47,11 +47,16 @@ class WorldModel(NamedTuple):
             params[name] = getattr(self, name).init(named_key(key, name), features)
         return params
 
-    def observe(self, params: Params, batch: Transition, key: jax.Array) -> tuple[Any, Any]:
-        """Posterior states [T, B, ...] of the batch and the prior's parameters."""
+    def observe(
+        self, params: Params, batch: Transition, key: jax.Array, start: Any = None
+    ) -> tuple[Any, Any]:
+        """Posterior states [T, B, ...] of the batch and the prior's parameters.
+
+        `start` is the state before the batch, leading axis [B]; None: zeros.
+        """
         length, size = batch.reward.shape
         embed = self.encoder.apply(params["encoder"], self.flat(batch)).reshape(length, size, -1)
-        start = self.dynamics.initial((size,))
+        start = self.dynamics.initial((size,)) if start is None else start
         inputs = (embed, batch.prev_action, batch.is_first, start, key)
         return self.dynamics.observe(params["dynamics"], *inputs)
 

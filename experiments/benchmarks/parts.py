@@ -27,7 +27,7 @@ from dreamer_jax.training.config import RunConfig
 from dreamer_jax.training.environments import streams
 from dreamer_jax.training.learner import record_spec
 from dreamer_jax.training.presets import FAMILY
-from dreamer_jax.types import Spec
+from dreamer_jax.types import Agent, Spec
 from dreamer_jax.world_models.rssm import initial_state, observe
 
 RACE = Spec({"image": ((96, 96, 3), "uint8")}, 2)
@@ -112,12 +112,12 @@ def ceilings(side: int) -> dict[str, Call]:
     }
 
 
-def records(config: RunConfig, *lead: int) -> Any:
+def records(config: RunConfig, *lead: int, agent: Agent | None = None) -> Any:
     """Random records [*lead, ...]."""
     rng = np.random.default_rng(0)
     return jax.tree.map(
         lambda x: jnp.asarray(rng.integers(0, 2, (*lead, *x.shape)).astype(x.dtype)),
-        record_spec(RACE),
+        record_spec(RACE, agent),
     )
 
 
@@ -125,7 +125,7 @@ def whole(config: RunConfig) -> dict[str, Call]:
     """What the loop calls."""
     key, agent = jax.random.key(0), make_agent(config, RACE)
     state = jax.jit(agent.init)(key)
-    batch = records(config, config.length, config.batch)
+    batch = records(config, config.length, config.batch, agent=agent)
     obs = jax.tree.map(lambda x: x[0, : config.envs], records(config, 1, config.envs).obs)
     first = jnp.zeros(config.envs, bool)
 

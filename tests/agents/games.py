@@ -32,7 +32,7 @@ def learn(agent, spec, updates, key):
     @jax.jit
     def many(state, batches):
         def one(state, inputs):
-            return agent.update(state, *inputs)
+            return agent.update(state, *inputs)[:2]
 
         return jax.lax.scan(one, state, (batches, jax.random.split(key, updates)))
 

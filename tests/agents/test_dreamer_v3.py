@@ -13,6 +13,7 @@ from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_f
 from dreamer_jax.agents.dreamer_v3_parts import init_state, make_parts
 from dreamer_jax.ops.optimisers import dreamer_v3_optimiser
 from dreamer_jax.types import Spec, Transition
+from dreamer_jax.world_models.discrete_rssm import unpack
 
 KEY = jax.random.key(5)
 CONFIG = DreamerV3Config(
@@ -39,7 +40,7 @@ def gradients(made):
     view, state, batch = made
 
     def losses(params, slow):
-        _, (_, metrics) = view.loss(params, slow, state.returns, batch, KEY)
+        _, (*_, metrics) = view.loss(params, slow, state.returns, batch, KEY)
         names = ("actor", "value", "replay_value", "reward", "dynamics", "representation")
         return {n: metrics[f"loss/{n}"] for n in names}
 
@@ -65,7 +66,7 @@ def test_a_loss_moves_these_parts_and_no_others(gradients, loss, parts):
 
 def test_the_loss_is_the_sum_of_its_terms(made):
     view, state, batch = made
-    total, (_, metrics) = jax.jit(view.loss)(state.params, state.slow, state.returns, batch, KEY)
+    total, (*_, metrics) = jax.jit(view.loss)(state.params, state.slow, state.returns, batch, KEY)
     terms = [v for k, v in metrics.items() if k.startswith("loss/") and k != "loss/total"]
     assert float(total) == pytest.approx(float(sum(terms)), rel=1e-5)
 
@@ -192,3 +193,61 @@ def test_the_slow_value_is_one_more_target(made):
     calm = view.parts.head.mean(view.parts.value.apply(slow, features))
     pull = loss(1.0, jnp.zeros(3)) - loss(0.0, jnp.zeros(3))
     np.testing.assert_allclose(pull, loss(0.0, calm), rtol=1e-4)
+
+
+# ---------------------------------------------------------------- latents in the replay
+
+
+@pytest.fixture(scope="module")
+def acted(made):
+    """Agent, state, an episode's batch [T, N] with what acting left, and acting's states [T]."""
+    _, state, batch = made
+    agent, act = make_dreamer_v3(CONFIG, DISCRETE), []
+    step = jax.jit(lambda *args: agent.act(state, *args, mode="eval"))
+    carry, contexts = agent.carry(6), []
+    for t in range(len(batch.reward)):
+        contexts.append(agent.context(carry))
+        carry = carry._replace(action=batch.prev_action[t])
+        obs = {name: x[t] for name, x in batch.obs.items()}
+        _, carry = step(carry, obs, batch.is_first[t], KEY)
+        act.append(carry.state)
+    stack = lambda trees: jax.tree.map(lambda *x: jnp.stack(x), *trees)  # noqa: E731
+    return agent, state, batch.replace(context=stack(contexts)), stack(act)
+
+
+def test_a_window_that_begins_in_an_episode_goes_on_from_what_acting_knew(made, acted):
+    """The deterministic state depends on what lies before the window only through the context."""
+    view, state, _ = made
+    _, _, batch, states = acted
+    window = jax.tree.map(lambda x: x[4:], batch)
+    known, _ = jax.jit(view.observe)(state.params, window, KEY)
+    np.testing.assert_allclose(known.deter[0], states.deter[4], atol=2e-3)  # float16
+    np.testing.assert_allclose(known.logits[0], states.logits[4], atol=1e-2)
+    blank, _ = jax.jit(view.observe)(state.params, window.replace(context=None), KEY)
+    assert np.abs(blank.deter[0] - states.deter[4]).max() > 0.05
+
+
+def test_a_window_that_begins_an_episode_ignores_its_context(made, acted):
+    view, state, _ = made
+    batch = acted[2]
+    other = jax.tree.map(jnp.ones_like, batch.context)
+    observe = jax.jit(view.observe)
+    want, _ = observe(state.params, batch, KEY)
+    got, _ = observe(state.params, batch.replace(context=other), KEY)
+    jax.tree.map(np.testing.assert_array_equal, want, got)
+
+
+def test_an_update_returns_the_states_before_each_later_record(made, acted):
+    view, _, _ = made
+    agent, state, batch, _ = acted
+    _, _, context = jax.jit(agent.update)(state, batch, KEY)
+    posterior, _ = jax.jit(view.observe)(state.params, batch, KEY)
+    before = unpack(view.parts.rssm, context)
+    np.testing.assert_allclose(before.deter, posterior.deter[:-1], atol=1e-3)
+    np.testing.assert_allclose(before.stoch, posterior.stoch[:-1], atol=1e-6)
+
+
+def test_latents_are_stored_only_where_asked(acted):
+    plain = make_dreamer_v3(replace(CONFIG, stored_latents=False), DISCRETE)
+    assert plain.context is None and acted[0].context is not None
+    assert not first_form(CONFIG).stored_latents

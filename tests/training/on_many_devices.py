@@ -8,7 +8,7 @@ import numpy as np
 from tiny import AGENT, SPEC, play
 
 from dreamer_jax.training.devices import learner_mesh, put
-from dreamer_jax.training.learner import empty_replay, make_learner
+from dreamer_jax.training.learner import empty_replay, make_learner, record_spec
 
 S, N, RECORDS = 8, 1, 20
 
@@ -19,12 +19,12 @@ def figures_and_state(seeds, mesh, side_by_side=False):
     keys = put(jax.vmap(jax.random.key)(jnp.array(seeds)), mesh)
     chunk = jax.tree.map(lambda *x: np.stack(x), *(play(s, RECORDS, N) for s in seeds))
     count = np.full((len(seeds), N), RECORDS, np.int32)
-    ring = empty_replay(SPEC, len(seeds), N, RECORDS, mesh)
+    ring = empty_replay(record_spec(SPEC), len(seeds), N, RECORDS, mesh)
     ring = learner.add(ring, *put((chunk, count), mesh))
     with jax.transfer_guard("disallow"):
         state = learner.init(keys)
         fit = put(np.ones(len(seeds), bool), mesh)
-        state, _, figures = learner.update(state, ring, keys, fit)
+        state, _, _, figures = learner.update(state, ring, keys, fit)
     return figures, state, ring
 
 

@@ -2,11 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from counting_env import MakeCounting
 
-from dreamer_jax.training.collect import Collector
+from dreamer_jax.training.collect import Collector, Decision
 from envs.vector import VectorEnv
 
 S, N = 2, 2  # environment e belongs to learner e // 2
@@ -41,14 +42,15 @@ def stream(e, length):
 
 def leaves(chunk):
     """The arrays of a chunk by name; seen without the resets, which earlier tests made too."""
-    return {**vars(chunk), "obs": chunk.obs["vector"][..., :2]}
+    kept = {name: x for name, x in vars(chunk).items() if x is not None}
+    return kept | {"obs": chunk.obs["vector"][..., :2]}
 
 
 def policy(record, active, step):
     """An action that tells its environment and depends on what is seen."""
     e = np.arange(S * N)
     count = record.observation["vector"][:, 1]
-    return np.stack([count / 10, e + record.reward / 100], 1).astype(np.float32)
+    return Decision(np.stack([count / 10, e + record.reward / 100], 1).astype(np.float32))
 
 
 def check_row(chunk, e, expected):
@@ -74,8 +76,7 @@ def test_steps_bring_each_record_once_with_the_action_that_led_to_it(worker):
     assert got.chunk.obs["vector"].dtype == np.float32
     for e in range(S * N):
         check_row(got.chunk, e, stream(e, 11))
-    arrays = {**vars(got.chunk), "obs": got.chunk.obs["vector"]}
-    assert not any(leaf[:, 11].any() for leaf in arrays.values())  # beyond the count
+    assert not any(leaf[:, 11].any() for leaf in jax.tree.leaves(got.chunk))  # beyond the count
 
 
 def test_only_true_ends_are_terminal(worker):
@@ -123,6 +124,21 @@ def test_episodes_by_hand(worker):
     third = next(x for x in collector.steps(policy, 2).episodes if x.learner == 0)
     assert (third.decisions, third.frames) == (3, 9)
     assert third.reward == pytest.approx(1 + 2.1 + 3.2)
+
+
+def test_what_the_policy_knew_stands_beside_the_record_that_followed(worker):
+    def knowing(record, active, step):
+        known = {"seen": record.observation["vector"][:, :2], "step": np.full(S * N, step)}
+        return policy(record, active, step)._replace(context=known)
+
+    env = worker()
+    shapes = {"seen": jax.ShapeDtypeStruct((2,), np.float32), "step": jax.ShapeDtypeStruct((), int)}
+    chunk = Collector(env, S, CHUNK, shapes).steps(knowing, 11).chunk
+    assert chunk.context["step"][:, :11].tolist() == [[[k] * N for k in range(11)]] * S
+    seen, obs = chunk.context["seen"][:, 1:11], chunk.obs["vector"][:, :10, :, :2]
+    np.testing.assert_array_equal(seen, obs)
+    drawn = Collector(worker(), S, CHUNK, shapes).steps(policy, 11).chunk.context
+    assert not drawn["seen"].any() and drawn["step"].shape == (S, CHUNK, N)
 
 
 @pytest.mark.parametrize("number", [1, 2])

@@ -14,7 +14,7 @@ from logged import lines
 from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.arms import make_agent
-from dreamer_jax.training.collect import Collector
+from dreamer_jax.training.collect import Collector, Decision
 from dreamer_jax.training.config import EnvConfig
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.environments import (
@@ -133,7 +133,7 @@ def test_a_stopped_run_on_numbers_goes_on_as_if_it_had_not_been(whole, tmp_path)
 def test_records_of_many_names_are_laid_out_by_name():
     """With 5 steps an episode the reset is every 6th record, and entries count from it."""
     with VectorEnv(MakeDict(), [EpisodeSeeds(e) for e in range(2)], num_workers=1) as env:
-        got = Collector(env, 2, 13).steps(lambda *_: np.zeros((2, 4), np.float32), 13)
+        got = Collector(env, 2, 13).steps(lambda *_: Decision(np.zeros((2, 4), np.float32)), 13)
     spec = spec_of(env)
     assert spec.image == (4, 6, 3) and not spec.discrete and spec.action == 4
     assert {name: (x.shape[3:], x.dtype.name) for name, x in got.chunk.obs.items()} == spec.obs

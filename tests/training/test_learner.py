@@ -1,5 +1,7 @@
 """Many updates and learners in one program: the same as one by one, and none spoils another."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 from tiny import AGENT, SPEC, play
 
 from dreamer_jax.training.learner import empty_replay, freeze, make_learner, record_spec
+from dreamer_jax.types import Agent
 
 S, N, UPDATES, BATCH, LENGTH, RECORDS = 2, 2, 2, 4, 4, 40
 KEYS = jax.random.split(jax.random.key(0), S)
@@ -35,7 +38,7 @@ def ring(learner):
     chunks = [play(s, RECORDS, N) for s in range(S)]
     chunk = jax.tree.map(lambda *x: np.stack(x), *chunks)
     reward = np.broadcast_to(np.arange(RECORDS, dtype=np.float32)[:, None] / 100, (S, RECORDS, N))
-    empty = empty_replay(SPEC, S, N, RECORDS)
+    empty = empty_replay(record_spec(SPEC), S, N, RECORDS)
     return learner.add(empty, chunk.replace(reward=reward), np.full((S, N), RECORDS, np.int32))
 
 
@@ -78,7 +81,7 @@ def alone(single, initial, ring, s, updates=UPDATES):
     """The same updates of learner s in a Python loop."""
     state, table = copy(own(initial, s)), []
     for _ in range(updates):
-        state, healthy, figures = single.update(state, row(ring, s), KEYS[s : s + 1], FIT[:1])
+        state, _, healthy, figures = single.update(state, row(ring, s), KEYS[s : s + 1], FIT[:1])
         assert healthy.all()
         table.append(figures[0])
     return state, jnp.stack(table)
@@ -88,7 +91,7 @@ def alone(single, initial, ring, s, updates=UPDATES):
 def test_equals_one_learner_and_one_update_at_a_time(single, initial, ring, after, s):
     state, figures = alone(single, initial, ring, s)
     close(own(after[0], s), state)
-    close(after[2][..., s : s + 1], figures)
+    close(after[3][..., s : s + 1], figures)
 
 
 def test_a_learner_starts_like_one_alone(single, initial):
@@ -96,7 +99,7 @@ def test_a_learner_starts_like_one_alone(single, initial):
 
 
 def test_figures(learner, ring, after):
-    figures = np.array(after[2])
+    figures = np.array(after[3])
     assert figures.shape == (UPDATES, len(learner.names), S)
     assert list(learner.names) == sorted(set(learner.names))
     assert set(AGENT.losses) == set(learner.losses) <= set(learner.names)
@@ -115,7 +118,7 @@ def test_every_update_draws_its_own_noise(learner, initial, ring):
     same_rows = jax.tree.map(lambda x: x.at[:, 1].set(x[:, 0]), ring.data)
     one = ring.replace(data=same_rows, size=0 * ring.size + LENGTH, cursor=0 * ring.size + LENGTH)
     first, other = (
-        learner.update(copy(initial).replace(step=jnp.int32(step)), one, KEYS, FIT)[2][0]
+        learner.update(copy(initial).replace(step=jnp.int32(step)), one, KEYS, FIT)[3][0]
         for step in (0, 2)
     )
     name = learner.names.index
@@ -126,15 +129,15 @@ def test_every_update_draws_its_own_noise(learner, initial, ring):
 def test_a_second_call_compiles_nothing_and_reuses_the_memory(learner, initial, ring, after):
     state = copy(initial)
     kernel = jax.tree.leaves(state.model)[0]
-    state, healthy, _ = learner.update(state, ring, KEYS, FIT)
+    state, _, healthy, _ = learner.update(state, ring, KEYS, FIT)
     assert kernel.is_deleted() and not ring.size.is_deleted()
     learner.update(state, ring, KEYS, healthy)
-    assert learner.update._cache_size() == 1
+    assert learner.program._cache_size() == 1
 
 
 def test_the_update_never_leaves_the_device(learner, initial, ring):
     words = ("callback", "infeed", "outfeed", "stablehlo.send", "stablehlo.recv")
-    text = learner.update.lower(initial, ring, KEYS, FIT).as_text()
+    text = learner.program.lower(initial, None, ring, KEYS, FIT).as_text()
     assert len(text) > 10_000 and not [word for word in words if word in text]
     loud = jax.jit(lambda x: jax.debug.print("{}", x)).lower(1.0).as_text()
     assert [word for word in words if word in loud]
@@ -145,14 +148,14 @@ def test_the_update_never_leaves_the_device(learner, initial, ring):
 
 def test_a_failing_learner_is_frozen_and_its_neighbour_goes_on(learner, initial, ring, after):
     bad = ring.replace(data=ring.data.replace(reward=ring.data.reward.at[1].set(jnp.nan)))
-    state, healthy, figures = learner.update(copy(initial), bad, KEYS, FIT)
+    state, _, healthy, figures = learner.update(copy(initial), bad, KEYS, FIT)
     assert healthy.tolist() == [True, False] and int(state.step) == UPDATES
     same(own(state, 0), own(after[0], 0))
-    same(figures[..., 0], after[2][..., 0])
+    same(figures[..., 0], after[3][..., 0])
     same(own(state, 1).replace(step=0), own(initial, 1).replace(step=0))
     assert np.isnan(figures[:, learner.names.index("loss/reward"), 1]).all()
     # It stays as it is, even when its figures would be finite again.
-    later, healthy, _ = learner.update(copy(state), ring, KEYS, healthy)
+    later, _, healthy, _ = learner.update(copy(state), ring, KEYS, healthy)
     assert healthy.tolist() == [True, False]
     same(own(later, 1).replace(step=0), own(initial, 1).replace(step=0))
 
@@ -164,7 +167,7 @@ def test_a_poisoned_parameter_freezes_its_learner(learner, initial, ring, after)
     layer = state.model["reward"]["params"]["Linear_1"] | {"bias": bias}
     params = state.model["reward"]["params"] | {"Linear_1": layer}
     state = state.replace(model=state.model | {"reward": {"params": params}})
-    new, healthy, _ = learner.update(copy(state), ring, KEYS, FIT)
+    new, _, healthy, _ = learner.update(copy(state), ring, KEYS, FIT)
     assert healthy.tolist() == [False, True]
     same(own(new, 1), own(after[0], 1))
     same(own(new, 0).replace(step=0), own(state, 0).replace(step=0))
@@ -179,7 +182,7 @@ def test_it_is_frozen_as_it_was_before_the_bad_update(learner, single, initial, 
     record = min({i for w in second for i in w} - {i for w in first for i in w})
     reward = ring.data.reward.at[1, :, record].set(jnp.nan)
     bad = ring.replace(data=ring.data.replace(reward=reward))
-    state, healthy, figures = learner.update(copy(initial), bad, KEYS, FIT)
+    state, _, healthy, figures = learner.update(copy(initial), bad, KEYS, FIT)
     assert healthy.tolist() == [True, False]
     want, _ = alone(single, initial, ring, 1, updates=1)
     close(own(state, 1).replace(step=0), want.replace(step=0))
@@ -215,7 +218,7 @@ def test_environments_that_wait_keep_their_carry(learner, single, initial):
 
 
 def test_an_empty_ring_has_a_place_for_every_record():
-    ring = empty_replay(SPEC, S, N, 7)
+    ring = empty_replay(record_spec(SPEC), S, N, 7)
     jax.tree.map(
         lambda leaf, record: (
             (leaf.shape, leaf.dtype) == ((S, N, 7, *record.shape), record.dtype)
@@ -225,3 +228,92 @@ def test_an_empty_ring_has_a_place_for_every_record():
         record_spec(SPEC),
     )
     assert ring.size.tolist() == ring.cursor.tolist() == [[0, 0], [0, 0]]
+
+
+# ---------------------------------------------------------------- what stands beside the records
+
+
+class Counting(NamedTuple):
+    """What it leaves beside a record is one more than it read beside the record before."""
+
+    step: jax.Array
+
+
+def counting_agent():
+    def update(state, batch, key):
+        metrics = {"loss/total": jnp.mean(batch.reward), "seen": jnp.mean(batch.context)}
+        return Counting(state.step + 1), metrics, batch.context[:-1] + 1.0
+
+    return Agent(
+        init=lambda key: Counting(jnp.zeros((), jnp.int32)),
+        carry=lambda number: jnp.zeros((number, 3)),
+        act=lambda state, carry, *rest, mode: (jnp.zeros((N, SPEC.action)), carry),
+        update=update,
+        report=lambda state, batch, key: {},
+        axes=Counting(None),
+        losses=("loss/total",),
+        context=lambda carry: carry[:, 0] + 7.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """Agent's learner, a ring whose rewards say where a record stands and its contexts."""
+    agent = counting_agent()
+    learner = make_learner(agent, SPEC, N, UPDATES, 1, LENGTH)
+    record = record_spec(SPEC, agent)
+    place = 100.0 * np.arange(N) + np.arange(RECORDS)[:, None]
+    place = np.broadcast_to(place, (S, RECORDS, N)).astype(np.float32)
+    chunk = jax.tree.map(lambda *x: np.stack(x), *(play(s, RECORDS, N) for s in range(S)))
+    chunk = chunk.replace(reward=place, context=1000.0 + 7.0 * place)
+    ring = learner.add(empty_replay(record, S, N, 50), chunk, np.full((S, N), RECORDS, np.int32))
+    return learner, ring
+
+
+def renewed(learner, ring, s, updates=UPDATES):
+    """The contexts of learner s after so many updates, one by one."""
+    want = np.array(ring.data.context[s])
+    for step in range(updates):
+        window = learner.sample(ring, KEYS, jnp.int32(step))
+        row, slot = divmod(int(window.reward[s, 0, 0]), 100)
+        read = want[row, slot : slot + LENGTH].copy()
+        want[row, slot + 1 : slot + LENGTH] = read[:-1] + 1
+    return want
+
+
+def test_what_an_agent_keeps_has_a_place_in_the_ring(counted):
+    learner, ring = counted
+    assert ring.data.context.shape == (S, N, 50)
+    assert learner.context(jnp.zeros((S, N, 3))).tolist() == [[7.0] * N] * S
+    assert record_spec(SPEC).context is None and record_spec(SPEC, AGENT).context is None
+
+
+def test_an_update_reads_and_renews_the_contexts_of_its_records(counted):
+    learner, ring = counted
+    want = np.stack([renewed(learner, ring, s) for s in range(S)])
+    _, new, healthy, _ = learner.update(learner.init(KEYS), copy(ring), KEYS, FIT)
+    assert healthy.all() and (want != ring.data.context).sum() > S * (LENGTH - 1)
+    np.testing.assert_array_equal(new.data.context, want)
+    same(
+        new.replace(data=new.data.replace(context=0)),
+        ring.replace(data=ring.data.replace(context=0)),
+    )
+
+
+def test_contexts_are_written_in_place_and_without_another_compilation(counted):
+    learner, ring = counted
+    ring = copy(ring)
+    _, new, healthy, _ = learner.update(learner.init(KEYS), ring, KEYS, FIT)
+    assert ring.data.context.is_deleted() and not ring.data.reward.is_deleted()
+    learner.update(learner.init(KEYS), new, KEYS, healthy)
+    assert learner.program._cache_size() == 1
+
+
+def test_a_failing_learner_leaves_its_contexts_as_they_were(counted):
+    learner, ring = counted
+    bad = copy(ring)
+    bad = bad.replace(data=bad.data.replace(reward=bad.data.reward.at[1].set(jnp.nan)))
+    _, new, healthy, _ = learner.update(learner.init(KEYS), bad, KEYS, FIT)
+    assert healthy.tolist() == [True, False]
+    np.testing.assert_array_equal(new.data.context[1], ring.data.context[1])
+    np.testing.assert_array_equal(new.data.context[0], renewed(learner, ring, 0))

@@ -18,6 +18,8 @@ from dreamer_jax.world_models.discrete_rssm import (
     initial_state,
     observe,
     observe_step,
+    pack,
+    unpack,
 )
 
 T, B, E, A = 6, 3, 5, 2
@@ -181,3 +183,20 @@ def test_the_prior_learns_to_foresee():
     for i in range(600):
         params, state, (image, kl) = train(params, state, jax.random.fold_in(k[2], i))
     assert image < 0.1 and kl < 0.3  # nothing known: log 4 = 1.39 nats each
+
+
+def test_a_state_is_packed_for_the_replay():
+    """Classes from 1, 0 where nothing was drawn; a soft sample becomes its largest class."""
+    rssm = DiscreteRSSM(2, 2, 3, 4, blocks=1)
+    stoch = jnp.array([[0, 1, 0, 1, 0, 0], [0.2, 0.3, 0.5, 0, 0, 1], [0] * 6], jnp.float32)
+    state = initial_state(rssm, (3,)).replace(stoch=stoch, deter=jnp.full((3, 2), 0.5))
+    packed = pack(rssm, state)
+    assert packed.chosen.tolist() == [[2, 1], [3, 3], [0, 0]]
+    assert (packed.chosen.dtype, packed.deter.dtype) == (jnp.uint8, jnp.float16)
+    back = unpack(rssm, packed)
+    want = [[0, 1, 0, 1, 0, 0], [0, 0, 1, 0, 0, 1], [0] * 6]
+    assert back.stoch.tolist() == want and back.deter.tolist() == [[0.5, 0.5]] * 3
+    nothing = initial_state(rssm, (4,))
+    jax.tree.map(np.testing.assert_array_equal, unpack(rssm, pack(rssm, nothing)), nothing)
+    many = DiscreteRSSM(2, 1, 256, 4, blocks=1)
+    assert pack(many, initial_state(many, ())).chosen.dtype == jnp.uint16
