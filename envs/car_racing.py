@@ -7,6 +7,7 @@ stock `step` gives, without drawing the frames nobody sees.
 import math
 import os
 import warnings
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Box2D's import crashes where warnings are errors
     from gymnasium.envs.box2d import car_racing as stock
+
+pygame = stock.pygame
 
 FAULT_REWARD = -100.0  # what stock gives for leaving the field
 BACKWARDS_SPEED = 1.0  # units/s against the track; a car at racing speed makes 40 to 80
@@ -80,7 +83,7 @@ class RacingEnv(stock.CarRacing):
         self.skip_zoom = skip_zoom
         self.off_road_ends = off_road_ends
         self.backwards_ends = backwards_ends
-        self.state = None
+        self.state = self._canvases = None
         self._draws = True
         self._running = False
         if render_mode != "human":  # a window shows every frame, a recording one per decision
@@ -180,22 +183,50 @@ class RacingEnv(stock.CarRacing):
 
     def _draw(self) -> np.ndarray:
         """The frame stock would have drawn within the last simulated step: uint8 [96, 96, 3]."""
-        score, self.reward = self.reward, self._drawn_score
-        try:
-            self.state = super()._render("state_pixels")
-        finally:
-            self.reward = score
+        self.state = self._create_image_array(self._paint(), (stock.STATE_W, stock.STATE_H))
         return self.state
+
+    def _paint(self) -> pygame.Surface:
+        """Stock's picture in full size.
+
+        The surfaces stay (fresh ones cost more than what is drawn on them), so do the score's
+        letters; the view is turned upside down by copying rows.
+        """
+        if self._canvases is None:
+            size = (stock.WINDOW_W, stock.WINDOW_H)
+            self._canvases = pygame.Surface(size), pygame.Surface(size)
+        view, picture = self._canvases
+        hull, grown = self.car.hull, min(self.t, 1)
+        zoom = 0.1 * stock.SCALE * max(1 - self.t, 0) + stock.ZOOM * stock.SCALE * grown
+        x, y = hull.position
+        shift = pygame.math.Vector2((-x * zoom, -y * zoom)).rotate_rad(-hull.angle)
+        shift = (stock.WINDOW_W / 2 + shift[0], stock.WINDOW_H / 4 + shift[1])
+        self.surf = view
+        self._render_road(zoom, shift, -hull.angle)
+        self.car.draw(view, zoom, shift, -hull.angle, False)
+        rows, upright = (pygame.surfarray.pixels2d(surface).T for surface in (view, picture))
+        upright[:] = rows[::-1]
+        del rows, upright  # they lock the surfaces
+        self.surf = picture
+        self._render_indicators(stock.WINDOW_W, stock.WINDOW_H)
+        score = _score(f"{self._drawn_score:04.0f}")
+        place = score.get_rect(center=(60, stock.WINDOW_H - stock.WINDOW_H * 2.5 / 40.0))
+        picture.blit(score, place)
+        return picture
 
     def _render_road(self, zoom, translation, angle):
         """Stock's drawing, in stock's order, of the polygons that can reach the picture only.
 
         Stock rotates some 700 polygons a frame to find the 30 that are seen: most of its time.
         """
-        edge = stock.PLAYFIELD
-        field = [(edge, edge), (edge, -edge), (-edge, -edge), (-edge, edge)]
-        view = (zoom, translation, angle)
-        self._draw_colored_polygon(self.surf, field, self.bg_color, *view, clip=False)
+        edge, view = stock.PLAYFIELD, (zoom, translation, angle)
+        reach = _reach(zoom)
+        if max(map(abs, self.car.hull.position)) + reach < edge:  # nothing else is seen
+            self.surf.fill(self.bg_color)
+        else:
+            self.surf.fill((0, 0, 0))
+            field = [(edge, edge), (edge, -edge), (-edge, -edge), (-edge, edge)]
+            self._draw_colored_polygon(self.surf, field, self.bg_color, *view, clip=False)
         for index in self._in_sight(_GRASS_POLYGONS, zoom):
             self._draw_colored_polygon(self.surf, _GRASS[index], self.grass_color, *view)
         for index in self._in_sight(self._road_polygons, zoom):
@@ -205,9 +236,21 @@ class RacingEnv(stock.CarRacing):
     def _in_sight(self, polygons: tuple[np.ndarray, np.ndarray], zoom: float) -> np.ndarray:
         """Indices of the polygons within the distance of the picture's far corner to the car."""
         centres, radii = polygons
-        reach = math.hypot(stock.WINDOW_W / 2, stock.WINDOW_H * 3 / 4) / zoom + 1.0
         distances = np.hypot(*(centres - np.array(self.car.hull.position)).T)
-        return np.flatnonzero(distances <= reach + radii)
+        return np.flatnonzero(distances <= _reach(zoom) + radii)
+
+
+def _reach(zoom: float) -> float:
+    """From the car to the picture's far corner, and a little more, in units of the track."""
+    return math.hypot(stock.WINDOW_W / 2, stock.WINDOW_H * 3 / 4) / zoom + 1.0
+
+
+@lru_cache(maxsize=4096)
+def _score(text: str) -> pygame.Surface:
+    """The score as stock writes it. Opening the font anew is most of a text's cost."""
+    pygame.font.init()  # any environment's `close` ends it, and the fonts with it
+    font = pygame.font.Font(pygame.font.get_default_font(), 42)
+    return font.render(text, True, (255, 255, 255), (0, 0, 0))
 
 
 def _centres_and_radii(polygons: list) -> tuple[np.ndarray, np.ndarray]:
