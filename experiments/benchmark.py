@@ -3,6 +3,8 @@
     python experiments/benchmark.py parts --preset laptop        time and arithmetic of each part
     python experiments/benchmark.py replay                       our ring against flashbax's buffer
     python experiments/benchmark.py sweep --learners 1 2 4 8     what each further learner costs
+    python experiments/benchmark.py growth --figure growth.png   an update against its sizes
+    python experiments/benchmark.py peers                        DreamerV3 as others have timed it
     python experiments/benchmark.py estimators                   gradients of categorical latents
     python experiments/benchmark.py replay --sizes laptop --json replay.json
 
@@ -18,6 +20,7 @@ def main(argv: Sequence[str]) -> int:
     """Returns the exit status."""
     import tyro
     from benchmarks.estimators import estimators
+    from benchmarks.growth import growth, peers
     from benchmarks.parts import parts
     from benchmarks.replay import replay
     from benchmarks.sweep import sweep
@@ -26,7 +29,8 @@ def main(argv: Sequence[str]) -> int:
 
     cli = tyro.extras.subcommand_cli_from_dict
     try:
-        known = {"estimators": estimators, "parts": parts, "replay": replay, "sweep": sweep}
+        known = {"parts": parts, "growth": growth, "peers": peers, "replay": replay}
+        known |= {"sweep": sweep, "estimators": estimators}
         cli(known, prog="benchmark.py", description=__doc__, args=argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

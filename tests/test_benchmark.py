@@ -210,3 +210,35 @@ def test_parts_of_an_update(script, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "ceilings: " in said and all(name in said for name in rows)
     assert script.main(["parts", "--agent", "dqn"]) == 2
+
+
+def test_growth_of_an_update(script, tmp_path, capsys, monkeypatch):
+    growth = importlib.import_module("benchmarks.growth")
+    monkeypatch.setitem(growth.FACTORS, "learners", (1, 2))
+    file, figure = tmp_path / "growth.json", tmp_path / "growth.png"
+    words = ["growth", "--preset", "debug", "--axes", "learners", "--repeats", "2"]
+    assert script.main([*words, "--figure", str(figure), "--json", str(file)]) == 0
+    one, two = json.loads(file.read_text())["axes"]["learners"]
+    assert (one["value"], two["value"], two["gflop"]) == (1, 2, 2 * one["gflop"])
+    assert 0 < one["ms"] < two["ms"] and one["gflop"] > 0
+    assert figure.stat().st_size > 5000 and "slope" in capsys.readouterr().out
+
+
+def test_sizes_that_growth_varies(script):
+    growth = importlib.import_module("benchmarks.growth")
+    config = growth.chosen("dreamer_v3", "laptop", 1)
+    value, wide, learners = growth.varied(config, "width", 2)
+    assert (value, learners, wide.agent.deter, wide.agent.units) == (400, 1, 1024, 400)
+    assert growth.varied(config, "batch", 0.5)[1].batch == config.batch // 2
+    assert growth.varied(config, "horizon", 2)[1].agent.horizon == 2 * config.agent.horizon
+    assert growth.varied(config, "learners", 8)[::2] == (8, 8)
+    points = [{"value": 1, "ms": 3.0}, {"value": 2, "ms": 6.0}, {"value": 4, "ms": 6.0}]
+    assert growth.slopes(points) == pytest.approx([1.0, 0.0])
+    assert "0.00" in growth.text("batch", [point | {"gflop": 1.0} for point in points])
+
+
+def test_growth_refuses_what_cannot_be(script, capsys):
+    assert script.main(["growth", "--agent", "dreamer_v9"]) == 2
+    assert script.main(["growth", "--repeats", "0"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 and "--agent=dreamer_v9" in said[0] and "--repeats=0" in said[1]

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dreamer_jax.nn.precision import matmul, rounded
+
 
 class Linear(nn.Module):
     """[..., in] -> [..., features].
@@ -24,7 +26,7 @@ class Linear(nn.Module):
         if self.scale == 0.0:
             init = nn.initializers.zeros_init()
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
-        y = (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], self.features)
+        y = matmul(x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], self.features)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,))
         return y
@@ -49,7 +51,8 @@ class BlockLinear(nn.Module):
             )
         init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", batch_axis=(0,))
         kernel = self.param("kernel", init, (blocks, size // blocks, self.features // blocks))
-        y = jnp.einsum("nbi,bio->nbo", x.reshape(-1, blocks, size // blocks), kernel)
+        x_blocks = rounded(x.reshape(-1, blocks, size // blocks))
+        y = jnp.einsum("nbi,bio->nbo", x_blocks, rounded(kernel)).astype(jnp.float32)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         return y.reshape(*x.shape[:-1], self.features) + bias
 

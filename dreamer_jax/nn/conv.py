@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dreamer_jax.nn.precision import matmul, rounded
+
 
 def fold(image: jax.Array, block: int) -> jax.Array:
     """[..., H, W, C] -> [..., H/b, W/b, b*b*C]: pixel blocks become channels, nothing is lost."""
@@ -55,6 +57,7 @@ def conv_plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 def conv_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     """The same sum as patches times a matrix."""
     k, _, c_in, c_out = kernel.shape
+    x = rounded(x)
     rows, cols = ((size - k) // stride + 1 for size in x.shape[1:3])
     if k == stride:
         patches = fold(x[:, : rows * k, : cols * k], k)
@@ -64,7 +67,7 @@ def conv_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
         patches = jnp.concatenate(
             [x[:, i : i + reach_r : stride, j : j + reach_c : stride] for i, j in shifts], axis=-1
         )
-    flat = patches.reshape(-1, k * k * c_in) @ kernel.reshape(k * k * c_in, c_out)
+    flat = matmul(patches.reshape(-1, k * k * c_in), kernel.reshape(k * k * c_in, c_out))
     return flat.reshape(-1, rows, cols, c_out)
 
 
@@ -73,9 +76,10 @@ def conv_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
     XLA's own: on maps of 8 to 32 pixels patches were no faster in either direction.
     """
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    out = jax.lax.conv_general_dilated(
+        rounded(x), rounded(kernel), (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+    return out.astype(jnp.float32)
 
 
 def conv_transpose_plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
@@ -95,7 +99,8 @@ def conv_transpose_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.
     """The same sum as a matrix product whose patches are then laid side by side or added up."""
     k, _, c_in, c_out = kernel.shape
     batch, rows, cols, _ = x.shape
-    stamps = x.reshape(-1, c_in) @ kernel.transpose(2, 0, 1, 3).reshape(c_in, k * k * c_out)
+    stamped = kernel.transpose(2, 0, 1, 3).reshape(c_in, k * k * c_out)
+    stamps = matmul(x.reshape(-1, c_in), stamped)
     if k == stride:
         return unfold(stamps.reshape(batch, rows, cols, k * k * c_out), k)
     # Cut each stamp into stride x stride tiles: tile (a, b) of pixel (i, j) lands on tile

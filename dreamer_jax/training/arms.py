@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.agents.dlc_v1_ddim import make_dlc_v1_ddim
 from dreamer_jax.agents.dreamer_v1 import make_dreamer_v1
 from dreamer_jax.agents.dreamer_v2 import make_dreamer_v2
 from dreamer_jax.agents.dreamer_v3 import make_dreamer_v3
 from dreamer_jax.agents.planet import make_planet
+from dreamer_jax.nn.precision import in_format
 from dreamer_jax.training.config import RunConfig
 from dreamer_jax.types import Agent, Spec
 
@@ -23,4 +26,7 @@ MAKERS = {  # by algorithm and arm
 
 def make_agent(config: RunConfig, spec: Spec) -> Agent:
     """The agent of `config`. Raises ValueError for sizes that do not fit together."""
-    return MAKERS[config.algorithm, config.arm](config, spec)
+    agent = MAKERS[config.algorithm, config.arm](config, spec)
+    under = partial(in_format, config.precision)
+    functions = {name: under(getattr(agent, name)) for name in ("init", "act", "update", "report")}
+    return agent._replace(**functions)

@@ -94,6 +94,8 @@ class RunConfig:
     """Records per sequence."""
     replay: int = 100_000
     """Records kept per learner."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Format of the agent's matrix products; parameters, states and losses are float32."""
 
     report_every: int = 5
     """Cycles between pictures and videos in TensorBoard (0: never)."""

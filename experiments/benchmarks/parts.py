@@ -37,6 +37,7 @@ Call = tuple[Callable, tuple]  # a function and its arguments
 def parts(
     preset: Literal["debug", "laptop", "paper"] = "laptop",
     agent: str = "dlc_v1",
+    precision: Literal["float32", "bfloat16"] = "float32",
     repeats: int = 11,
     pictures: int = 50,
     ddim: bool = True,
@@ -51,6 +52,7 @@ def parts(
     Args:
         preset: networks, batch and environments.
         agent: whose.
+        precision: of its matrix products, in act and the whole update.
         repeats: rounds; figures are medians.
         pictures: generated at once by the diffusion model of the same preset.
         ddim: also the diffusion model.
@@ -61,7 +63,7 @@ def parts(
         raise UserError(f"--agent={agent} cannot be: use one of {', '.join(FAMILY)}")
     if repeats < 1:
         raise UserError(f"--repeats={repeats} cannot be: use 1 or more")
-    config = replace(FAMILY[agent][preset], arm="baseline")
+    config = replace(FAMILY[agent][preset], arm="baseline", precision=precision)
     calls = whole(config)
     if agent == "dlc_v1":
         calls |= inner(config)

@@ -11,6 +11,7 @@ from games import CONTINUOUS, DISCRETE, greedy, learn, play
 from dreamer_jax.agents.dreamer_v3 import View, make_dreamer_v3
 from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_form, sized
 from dreamer_jax.agents.dreamer_v3_parts import init_state, make_parts
+from dreamer_jax.nn.precision import computing_in
 from dreamer_jax.ops.optimisers import dreamer_v3_optimiser
 from dreamer_jax.types import Spec, Transition
 from dreamer_jax.world_models.discrete_rssm import unpack
@@ -119,12 +120,14 @@ def test_a_truncated_episode_bootstraps_from_its_last_state(made):
 
 
 @pytest.mark.parametrize(
-    ("spec", "least"), [(DISCRETE, 2.5), (CONTINUOUS, 1.5)], ids=["discrete", "continuous"]
+    ("spec", "least", "products"),
+    [(DISCRETE, 2.5, "float32"), (CONTINUOUS, 1.5, "float32"), (CONTINUOUS, 1.5, "bfloat16")],
 )
-def test_it_learns_which_action_is_rewarded(spec, least):
+def test_it_learns_which_action_is_rewarded(spec, least, products):
     """A wrong sign drives the policy the other way, a missing stop-gradient moves the model."""
     agent = make_dreamer_v3(CONFIG, spec)
-    state, metrics = learn(agent, spec, 300, KEY)
+    with computing_in(products):
+        state, metrics = learn(agent, spec, 300, KEY)
     assert metrics["loss/reward"][-10:].mean() < 0.5 * metrics["loss/reward"][:10].mean()
     assert np.mean(greedy(agent, spec, state, KEY)[:, -1]) > 0.8
     # gamma is 0.8 and the best reward 1 a step, chance gives 1/3 or 0: returns rise towards 5.
