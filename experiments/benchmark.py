@@ -39,4 +39,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":  # environment workers import this file too, and must stay light
+    from dreamer_jax.training.huge_pages import restart_with_huge_pages
+
+    restart_with_huge_pages()
     sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,9 @@ python experiments/car_racing.py --preset laptop --help      every setting expla
 import sys
 
 if __name__ == "__main__":  # environment workers import this file too, and must stay light
+    from dreamer_jax.training.huge_pages import restart_with_huge_pages
+
+    restart_with_huge_pages()
     from ddim_jax.training.scenes import find_scenes
     from dreamer_jax.training.command import race
 

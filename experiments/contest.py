@@ -11,6 +11,9 @@ above and from each car.
 import sys
 
 if __name__ == "__main__":  # environment workers import this file too, and must stay light
+    from dreamer_jax.training.huge_pages import restart_with_huge_pages
+
+    restart_with_huge_pages()
     from dreamer_jax.training.command import compete
 
     sys.exit(compete(sys.argv[1:]))

@@ -10,6 +10,9 @@ All other options are those of car_racing.py.
 import sys
 
 if __name__ == "__main__":  # environment workers import this file too, and must stay light
+    from dreamer_jax.training.huge_pages import restart_with_huge_pages
+
+    restart_with_huge_pages()
     from ddim_jax.training.scenes import find_scenes
     from dreamer_jax.training.command import race_many
 

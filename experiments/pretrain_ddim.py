@@ -8,6 +8,9 @@ python experiments/car_racing.py --ddim runs/ddim --seed 0               race wi
 import sys
 
 if __name__ == "__main__":
+    from dreamer_jax.training.huge_pages import restart_with_huge_pages
+
+    restart_with_huge_pages()
     from ddim_jax.training.command import pretrain
 
     sys.exit(pretrain(sys.argv[1:]))

@@ -12,6 +12,9 @@ All other options are those of car_racing.py; --env ID --help explains them.
 import sys
 
 if __name__ == "__main__":  # environment workers import this file too, and must stay light
+    from dreamer_jax.training.huge_pages import restart_with_huge_pages
+
+    restart_with_huge_pages()
     from dreamer_jax.training.command import train
 
     sys.exit(train(sys.argv[1:]))
