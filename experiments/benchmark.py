@@ -1,6 +1,7 @@
 """How fast the parts are, each measured against an alternative in the same process.
 
     python experiments/benchmark.py parts --preset laptop        time and arithmetic of each part
+    python experiments/benchmark.py environment                  the race against stock's
     python experiments/benchmark.py replay                       our ring against flashbax's buffer
     python experiments/benchmark.py sweep --learners 1 2 4 8     what each further learner costs
     python experiments/benchmark.py growth --figure growth.png   an update against its sizes
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 def main(argv: Sequence[str]) -> int:
     """Returns the exit status."""
     import tyro
+    from benchmarks.environment import environment
     from benchmarks.estimators import estimators
     from benchmarks.growth import growth, peers
     from benchmarks.parts import parts
@@ -30,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     cli = tyro.extras.subcommand_cli_from_dict
     try:
         known = {"parts": parts, "growth": growth, "peers": peers, "replay": replay}
-        known |= {"sweep": sweep, "estimators": estimators}
+        known |= {"sweep": sweep, "estimators": estimators, "environment": environment}
         cli(known, prog="benchmark.py", description=__doc__, args=argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

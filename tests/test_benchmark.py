@@ -242,3 +242,14 @@ def test_growth_refuses_what_cannot_be(script, capsys):
     assert script.main(["growth", "--repeats", "0"]) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and "--agent=dreamer_v9" in said[0] and "--repeats=0" in said[1]
+
+
+def test_the_race_beside_stocks(script, tmp_path, capsys):
+    file = tmp_path / "environment.json"
+    words = ["environment", "--decisions", "4", "--repeats", "2", "--json", str(file)]
+    assert script.main(words) == 0
+    report = json.loads(file.read_text())
+    rates = report["decisions_per_second"]
+    assert rates["stock"] < rates["ours"] < rates["physics alone"] and report["ratio"] > 1.5
+    assert "ours by stock" in capsys.readouterr().out
+    assert script.main(["environment", "--repeat", "0"]) == 2

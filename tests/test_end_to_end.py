@@ -44,7 +44,7 @@ class Watch:
             if not self.updates:
                 self.learner = run.learner
                 run.learner = run.learner._replace(update=self.update)
-                self.figures = (run.config.updates, len(run.learner.names), run.learners)
+                self.figures = (run.config.updates, len(run.learner.names()), run.learners)
             self.updates.append(0)
             self.transfers.append(0)
             cycle(run, display)
@@ -119,7 +119,7 @@ def test_figures_of_every_cycle_and_episode(whole):
     cycles = [r for r in records if "train/cycle" in r]
     assert [r["train/cycle"] for r in cycles] == [1, 2, 3, 4, 5]
     for record in cycles:
-        assert set(whole[1].learner.names) <= set(record)
+        assert set(whole[1].learner.names()) <= set(record)
         assert all(np.isfinite(record[name]) for name in LOSSES)
         assert record["step"] == record["train/frames"]
     episodes = [r for r in records if "episode/return" in r]

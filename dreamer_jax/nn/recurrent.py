@@ -41,9 +41,7 @@ class BlockGRU(nn.Module):
         def grouped(v):
             return v.reshape(*v.shape[:-1], self.blocks, -1)
 
-        x = jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], self.blocks, x.shape[-1]))
-        x = jnp.concatenate([grouped(h), x], axis=-1).reshape(*h.shape[:-1], -1)
-        x = RMSNormSiLU()(BlockLinear(self.features, self.blocks)(x))
+        x = RMSNormSiLU()(BlockLinear(self.features, self.blocks)(h, x))
         gates = grouped(BlockLinear(3 * self.features, self.blocks)(x))
         reset, candidate, update = (gate.reshape(h.shape) for gate in jnp.split(gates, 3, axis=-1))
         candidate = jnp.tanh(nn.sigmoid(reset) * candidate)

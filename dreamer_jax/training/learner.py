@@ -6,7 +6,7 @@ Everything has a leading axis S of independent learners, also when S = 1.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +38,7 @@ class Learner(NamedTuple):
     report: (state, batch [S, T, B, ...], keys [S]) -> arrays to look at, leading S
     refresh: (state, starts, keys [S], count []) -> state with new generated images, the same for
             the same keys and count; donates the state. None for agents without
-    names:  names of the n figures
+    names:  () -> names of the n figures
     """
 
     init: Any
@@ -51,7 +51,7 @@ class Learner(NamedTuple):
     sample: Any
     report: Any
     refresh: Any
-    names: tuple[str, ...]
+    names: Callable[[], tuple[str, ...]]
     losses: tuple[str, ...]
 
 
@@ -117,8 +117,6 @@ def make_learner(
 
     one_update = each(update_with_context, in_axes=(0, axes, 0, 0), out_axes=(axes, 0, 0))
     one_report = each(lambda v, *args: of(v).report(*args), in_axes=(0, axes, 0, 0), out_axes=0)
-    names = figure_names(agent, spec, batch, length)
-    losses = jnp.array([names.index(name) for name in agent.losses])
 
     def draw(ring, keys, step):
         keys = jax.vmap(lambda key: jax.random.fold_in(named_key(key, "sample"), step))(keys)
@@ -133,8 +131,9 @@ def make_learner(
         data = jax.vmap(replay.read)(with_contexts(ring, contexts), places)
         step_keys = jax.vmap(lambda k: jax.random.fold_in(named_key(k, "update"), state.step))(keys)
         new, metrics, renewed = one_update(values, state, data, step_keys)
-        figures = jnp.stack([metrics[name].astype(jnp.float32) for name in names])
-        healthy = healthy & jnp.all(jnp.isfinite(figures[losses]), axis=0)
+        figures = jnp.stack([metrics[name].astype(jnp.float32) for name in sorted(metrics)])
+        losses = jnp.stack([metrics[name] for name in agent.losses])
+        healthy = healthy & jnp.all(jnp.isfinite(losses), axis=0)
         renewed = freeze(healthy, 0, renewed, jax.tree.map(lambda x: x[:, 1:], data.context))
         later = places._replace(slot=places.slot[:, 1:])
         contexts = jax.vmap(replay.write)(contexts, later, renewed)
@@ -185,7 +184,7 @@ def make_learner(
         sample=jax.jit(over(sample, in_axes=(0, 0, None), out_axes=0)),
         report=jax.jit(partial(report_all, values)),
         refresh=jax.jit(refresh_all, donate_argnums=0) if agent.refresh else None,
-        names=names,
+        names=cache(partial(figure_names, agent, spec, batch, length)),
         losses=agent.losses,
     )
 

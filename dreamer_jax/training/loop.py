@@ -275,7 +275,7 @@ class Run:
         if not tables:
             return {}
         table = np.concatenate(jax.device_get(tables))
-        return {name: table[:, i] for i, name in enumerate(self.learner.names)}
+        return {name: table[:, i] for i, name in enumerate(self.learner.names())}
 
     def _check(self, figures: dict[str, np.ndarray], display: Display) -> None:
         """A learner whose loss stopped being finite stays as it was; the others go on."""

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.nn import conv
+from dreamer_jax.nn import blocks, conv
 from dreamer_jax.nn.vision import Decoder, Encoder, fit
 
 # (size, kernel, stride): every layer of the published networks, non-overlapping and odd ones
@@ -89,3 +89,24 @@ def test_fit_crops_and_pads_around_the_centre():
     x = jnp.arange(5.0).reshape(1, 5, 1, 1) * jnp.ones((1, 5, 5, 1))
     np.testing.assert_array_equal(fit(x, (3, 3, 1))[0, :, 0, 0], [1, 2, 3])
     np.testing.assert_array_equal(fit(x, (7, 7, 1))[0, :, 0, 0], [0, 0, 1, 2, 3, 4, 4])
+
+
+def test_block_products_equal_the_batched_product():
+    a, b, c = jax.random.split(jax.random.key(4), 3)
+    x, kernel = jax.random.normal(a, (5, 12)), jax.random.normal(b, (3, 4, 2))
+    agree(
+        lambda x, w, _: blocks.block_products(x, w),
+        lambda x, w, _: blocks.block_einsum(x, w),
+        x, kernel, 0,
+    )  # fmt: skip
+    dense = jax.scipy.linalg.block_diag(*kernel)
+    np.testing.assert_allclose(blocks.block_products(x, kernel), x @ dense, rtol=1e-5, atol=1e-5)
+
+
+def test_what_all_blocks_share_is_seen_by_each():
+    """By hand: 2 blocks of one input each, both beside the shared value 10."""
+    layer = blocks.BlockLinear(2, 2)
+    kernel = jnp.array([[[2.0], [0.5]], [[3.0], [0.1]]])
+    params = {"params": {"kernel": kernel, "bias": jnp.array([0.0, 100.0])}}
+    got = layer.apply(params, jnp.array([[1.0, 4.0]]), jnp.array([[10.0]]))
+    np.testing.assert_allclose(got, [[2 + 5, 12 + 1 + 100]], rtol=1e-6)

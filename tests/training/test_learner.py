@@ -100,13 +100,13 @@ def test_a_learner_starts_like_one_alone(single, initial):
 
 def test_figures(learner, ring, after):
     figures = np.array(after[3])
-    assert figures.shape == (UPDATES, len(learner.names), S)
-    assert list(learner.names) == sorted(set(learner.names))
-    assert set(AGENT.losses) == set(learner.losses) <= set(learner.names)
-    absent = {name for name, column in zip(learner.names, figures[0], strict=True)
+    assert figures.shape == (UPDATES, len(learner.names()), S)
+    assert list(learner.names()) == sorted(set(learner.names()))
+    assert set(AGENT.losses) == set(learner.losses) <= set(learner.names())
+    absent = {name for name, column in zip(learner.names(), figures[0], strict=True)
               if np.isnan(column).any()}  # fmt: skip
     assert absent == {"grad_norm/actor"}  # the first update is none of the actor
-    seen = figures[:, learner.names.index("replay/reward")]
+    seen = figures[:, learner.names().index("replay/reward")]
     for step in range(UPDATES):
         batch = learner.sample(ring, KEYS, jnp.int32(step))
         assert batch.reward.shape == (S, LENGTH, BATCH)
@@ -121,7 +121,7 @@ def test_every_update_draws_its_own_noise(learner, initial, ring):
         learner.update(copy(initial).replace(step=jnp.int32(step)), one, KEYS, FIT)[3][0]
         for step in (0, 2)
     )
-    name = learner.names.index
+    name = learner.names().index
     np.testing.assert_array_equal(first[name("replay/reward")], other[name("replay/reward")])
     assert np.all(first[name("loss/image")] != other[name("loss/image")])
 
@@ -153,7 +153,7 @@ def test_a_failing_learner_is_frozen_and_its_neighbour_goes_on(learner, initial,
     same(own(state, 0), own(after[0], 0))
     same(figures[..., 0], after[3][..., 0])
     same(own(state, 1).replace(step=0), own(initial, 1).replace(step=0))
-    assert np.isnan(figures[:, learner.names.index("loss/reward"), 1]).all()
+    assert np.isnan(figures[:, learner.names().index("loss/reward"), 1]).all()
     # It stays as it is, even when its figures would be finite again.
     later, _, healthy, _ = learner.update(copy(state), ring, KEYS, healthy)
     assert healthy.tolist() == [True, False]
@@ -186,7 +186,7 @@ def test_it_is_frozen_as_it_was_before_the_bad_update(learner, single, initial, 
     assert healthy.tolist() == [True, False]
     want, _ = alone(single, initial, ring, 1, updates=1)
     close(own(state, 1).replace(step=0), want.replace(step=0))
-    losses = figures[:, [learner.names.index(name) for name in learner.losses], 1]
+    losses = figures[:, [learner.names().index(name) for name in learner.losses], 1]
     assert jnp.isfinite(losses[0]).all() and not jnp.isfinite(losses[1]).all()
 
 
