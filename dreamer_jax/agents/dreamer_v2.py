@@ -27,7 +27,7 @@ from dreamer_jax.world_models.dynamics import discrete_dynamics
 def make_dreamer_v2(config: DreamerV2Config, spec: Spec) -> Agent:
     """The agent as pure functions. Raises ValueError for sizes that do not fit together."""
     sizes = (config.deter, config.latents, config.classes, config.hidden, config.blocks)
-    rssm = DiscreteRSSM(*sizes, prior_layers=1, unimix=0.0)
+    rssm = DiscreteRSSM(*sizes, prior_layers=1, unimix=0.0, norm=NormSiLU)
     policy = one_hot(spec.action, 0.0) if spec.discrete else bounded_normal(spec.action)
     draw = categorical.estimator(config.estimator, config.temperature)
     parts = Parts(

@@ -25,12 +25,18 @@ import optax
 from dreamer_jax.agents import pictures
 from dreamer_jax.agents.acting import ActCarry, act_by_policy, alive, empty_carry, last_states
 from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
-from dreamer_jax.agents.dreamer_v3_parts import DreamerV3State, Parts, init_state, make_parts
+from dreamer_jax.agents.dreamer_v3_parts import (
+    DreamerV3State,
+    Parts,
+    init_state,
+    make_optimiser,
+    make_parts,
+)
 from dreamer_jax.imagination import rollout
 from dreamer_jax.ops import categorical
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.moments import Range, offset_and_scale, update_range
-from dreamer_jax.ops.optimisers import dreamer_v3_optimiser, ema
+from dreamer_jax.ops.optimisers import ema
 from dreamer_jax.ops.returns import lambda_returns, survival_weights
 from dreamer_jax.types import Agent, DiscreteState, Metrics, Params, Spec, Transition
 from dreamer_jax.world_models import discrete_rssm
@@ -42,7 +48,7 @@ sg = jax.lax.stop_gradient
 def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
     """The agent as pure functions."""
     parts = make_parts(config, spec)
-    optimiser = dreamer_v3_optimiser(config.lr, config.agc, config.warmup)
+    optimiser = make_optimiser(config)
     view = View(parts, config)
 
     def init(key: jax.Array) -> DreamerV3State:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from dreamer_jax.agents.networks import CategoricalConfig
 
@@ -64,13 +65,20 @@ class DreamerV3Config(CategoricalConfig):
     """Replayed sequences begin with the latents that acting, or the last update, left there; else
     with zeros."""
 
+    norm: Literal["rms", "layer"] = "rms"
+    """Norm of all layers: by the root mean square, or LayerNorm."""
+
     # Optimiser
+    optimiser: Literal["laprop", "adam"] = "laprop"
+    """laprop = one for all weights; adam = one each for model, actor and value (2023)."""
     lr: float = 4e-5
-    """LaProp's step size, for everything."""
+    """Step size; adam: of the model."""
+    behaviour_lr: float = 3e-5
+    """adam: step size of actor and value."""
     agc: float = 0.3
-    """Largest norm of a tensor's gradient, as a share of the tensor's own."""
+    """laprop: largest norm of a tensor's gradient, as a share of the tensor's own."""
     warmup: int = 1000
-    """Updates over which the step size rises from 0."""
+    """laprop: updates over which the step size rises from 0."""
 
 
 # GRU units, dense units, features of the first convolution, layers (table B.1 of 2023)
@@ -94,9 +102,10 @@ def sized(name: str, config: DreamerV3Config | None = None) -> DreamerV3Config:
 
 
 def first_form(config: DreamerV3Config) -> DreamerV3Config:
-    """What of the 2023 form its settings can say: one block, weaker KL, no replay value loss.
+    """The form of 2023: one block, weaker KL, LayerNorm, an Adam each for model, actor and value;
+    no replay value loss, no stored latents.
 
-    The optimiser (one LaProp in place of three Adams) and the norms stay those of 2025.
+    Two-hot bins stay those of 2025: means are taken of returns, not of their symlog.
     """
     return replace(
         config,
@@ -104,6 +113,8 @@ def first_form(config: DreamerV3Config) -> DreamerV3Config:
         prior_layers=1,
         dyn_scale=0.5,
         replay_value_scale=0.0,
-        lr=1e-4,
         stored_latents=False,
+        norm="layer",
+        optimiser="adam",
+        lr=1e-4,
     )

@@ -11,11 +11,12 @@ from flax import struct
 
 from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
 from dreamer_jax.agents.networks import make_world, mlp
-from dreamer_jax.nn.blocks import MLP, RMSNormSiLU
+from dreamer_jax.nn.blocks import MLP, NormSiLU, RMSNormSiLU
 from dreamer_jax.ops.categorical import estimator
 from dreamer_jax.ops.heads import Head, two_hot_head
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.moments import Range, init_range
+from dreamer_jax.ops.optimisers import clipped_adam, dreamer_v3_optimiser
 from dreamer_jax.policies import Policy, bounded_normal, one_hot
 from dreamer_jax.types import Params, Spec
 from dreamer_jax.world_models.discrete_rssm import DiscreteRSSM
@@ -52,6 +53,7 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
       ValueError: sizes that do not fit together, naming the setting.
     """
     policy = one_hot(spec.action, config.unimix) if spec.discrete else bounded_normal(spec.action)
+    norm = {"rms": RMSNormSiLU, "layer": NormSiLU}[config.norm]
     rssm = DiscreteRSSM(
         config.deter,
         config.latents,
@@ -60,10 +62,10 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
         config.blocks,
         config.prior_layers,
         config.unimix,
+        norm,
     )
     head = two_hot_head(config.bins)
-    draw, norm = estimator(config.estimator, config.temperature), RMSNormSiLU
-    dynamics = discrete_dynamics(rssm, draw)
+    dynamics = discrete_dynamics(rssm, estimator(config.estimator, config.temperature))
     return Parts(
         world=make_world(config, spec, dynamics, head, norm, layers=1, scale=0.0),
         rssm=rssm,
@@ -72,6 +74,20 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
         policy=policy,
         head=head,
     )
+
+
+def make_optimiser(config: DreamerV3Config) -> optax.GradientTransformation:
+    """LaProp behind AGC for all weights, or an Adam each for model, actor and value."""
+    if config.optimiser == "laprop":
+        return dreamer_v3_optimiser(config.lr, config.agc, config.warmup)
+    groups = {"actor": "actor", "value": "value"}
+
+    def by_group(params):
+        return {name: groups.get(name, "model") for name in params}
+
+    adams = {name: clipped_adam(config.behaviour_lr, 1e-5, 100.0) for name in groups}
+    adams["model"] = clipped_adam(config.lr, 1e-8, 1000.0)
+    return optax.multi_transform(adams, by_group)
 
 
 def init_state(parts: Parts, spec: Spec, key, optimiser) -> DreamerV3State:

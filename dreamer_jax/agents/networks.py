@@ -80,6 +80,10 @@ class CategoricalConfig(NetworkConfig):
     """How gradients get through the sampling of latents."""
     temperature: float = 1.0
     """Of the Gumbel estimators."""
+    final_temperature: float = 0.5
+    """What the temperature falls to, geometrically, over `anneal_updates`."""
+    anneal_updates: int = 0
+    """Updates until then (0: the temperature stays)."""
     hidden: int = 600
     """Width of the layers of the dynamics."""
 

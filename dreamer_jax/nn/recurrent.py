@@ -35,13 +35,14 @@ class BlockGRU(nn.Module):
 
     features: int
     blocks: int
+    norm: type[nn.Module] = RMSNormSiLU
 
     @nn.compact
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
         def grouped(v):
             return v.reshape(*v.shape[:-1], self.blocks, -1)
 
-        x = RMSNormSiLU()(BlockLinear(self.features, self.blocks)(h, x))
+        x = self.norm()(BlockLinear(self.features, self.blocks)(h, x))
         gates = grouped(BlockLinear(3 * self.features, self.blocks)(x))
         reset, candidate, update = (gate.reshape(h.shape) for gate in jnp.split(gates, 3, axis=-1))
         candidate = jnp.tanh(nn.sigmoid(reset) * candidate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from dreamer_jax.agents.annealing import with_annealed_temperature
 from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.agents.dlc_v1_ddim import make_dlc_v1_ddim
 from dreamer_jax.agents.dreamer_v1 import make_dreamer_v1
@@ -18,8 +19,8 @@ MAKERS = {  # by algorithm and arm
     ("dlc_v1", "baseline"): lambda config, spec: make_dlc_v1(config.agent, spec),
     ("dlc_v1", "ddim"): lambda c, spec: make_dlc_v1_ddim(c.agent, c.generated, spec),
     ("dreamer_v1", "baseline"): lambda config, spec: make_dreamer_v1(config.agent, spec),
-    ("dreamer_v2", "baseline"): lambda config, spec: make_dreamer_v2(config.agent, spec),
-    ("dreamer_v3", "baseline"): lambda config, spec: make_dreamer_v3(config.agent, spec),
+    ("dreamer_v2", "baseline"): lambda c, s: with_annealed_temperature(make_dreamer_v2, c.agent, s),
+    ("dreamer_v3", "baseline"): lambda c, s: with_annealed_temperature(make_dreamer_v3, c.agent, s),
     ("planet", "baseline"): lambda config, spec: make_planet(config.agent, spec),
 }
 

@@ -77,6 +77,7 @@ NOT_NEGATIVE = [
     "agent.cont_scale",
     "agent.exploration",
     "agent.weight_decay",
+    "agent.anneal_updates",
     "agent.overshooting",
     "agent.overshooting_scale",
     "generated.warm_up",
@@ -85,6 +86,7 @@ NOT_NEGATIVE = [
 POSITIVE = [
     "agent.lr",
     "agent.temperature",
+    "agent.final_temperature",
     "agent.value_lr",
     "agent.clip",
     "agent.agc",

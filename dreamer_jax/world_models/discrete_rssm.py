@@ -37,17 +37,18 @@ class DiscreteRSSM(nn.Module):
     blocks: int = 8
     prior_layers: int = 2  # hidden layers of the prior
     unimix: float = 0.01
+    norm: type[nn.Module] = RMSNormSiLU
 
     def setup(self):
         self.inputs = [Linear(self.hidden, use_bias=False) for _ in range(3)]
-        self.input_norms = [RMSNormSiLU() for _ in range(3)]
-        self.cell = BlockGRU(self.deter, self.blocks)
+        self.input_norms = [self.norm() for _ in range(3)]
+        self.cell = BlockGRU(self.deter, self.blocks, self.norm)
         self.prior_hidden = [Linear(self.hidden, use_bias=False) for _ in range(self.prior_layers)]
-        self.prior_norms = [RMSNormSiLU() for _ in range(self.prior_layers)]
+        self.prior_norms = [self.norm() for _ in range(self.prior_layers)]
         self.prior_out = Linear(self.latents * self.classes)
         self.post_embed = Linear(self.hidden, use_bias=False)
         self.post_deter = Linear(self.hidden, use_bias=False)
-        self.post_norm = RMSNormSiLU()
+        self.post_norm = self.norm()
         self.post_out = Linear(self.latents * self.classes)
 
     def project(self, embed: jax.Array) -> jax.Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,6 +25,7 @@ from dreamer_jax.nn.conv import fold, to_unit
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.config import RunConfig
+from dreamer_jax.training.devices import one_by_one
 from dreamer_jax.training.environments import streams
 from dreamer_jax.training.learner import record_spec
 from dreamer_jax.training.presets import FAMILY
@@ -31,12 +33,14 @@ from dreamer_jax.types import Agent, Spec
 from dreamer_jax.world_models.rssm import initial_state, observe
 
 RACE = Spec({"image": ((96, 96, 3), "uint8")}, 2)
+COPIES = 8  # in one call: memory fresh from the system is another matter
 Call = tuple[Callable, tuple]  # a function and its arguments
 
 
 def parts(
     preset: Literal["debug", "laptop", "paper"] = "laptop",
     agent: str = "dlc_v1",
+    learners: int = 1,
     precision: Literal["float32", "bfloat16"] = "float32",
     repeats: int = 11,
     pictures: int = 50,
@@ -52,6 +56,7 @@ def parts(
     Args:
         preset: networks, batch and environments.
         agent: whose.
+        learners: so many at once, as a run of theirs would map them.
         precision: of its matrix products, in act and the whole update.
         repeats: rounds; figures are medians.
         pictures: generated at once by the diffusion model of the same preset.
@@ -61,12 +66,15 @@ def parts(
     """
     if agent not in FAMILY or preset not in FAMILY[agent]:
         raise UserError(f"--agent={agent} cannot be: use one of {', '.join(FAMILY)}")
-    if repeats < 1:
-        raise UserError(f"--repeats={repeats} cannot be: use 1 or more")
+    if min(repeats, learners) < 1:
+        raise UserError("--repeats and --learners cannot be below 1")
     config = replace(FAMILY[agent][preset], arm="baseline", precision=precision)
     calls = whole(config)
     if agent == "dlc_v1":
         calls |= inner(config)
+    costs = {name: count(*flat(call)).times(learners) for name, call in calls.items()}
+    if learners > 1:
+        calls = {name: mapped(call, learners) for name, call in calls.items()}
     if ddim:
         calls |= diffusion(preset, pictures)
     calls |= ceilings(side)
@@ -87,16 +95,25 @@ def parts(
     for name, timing in timings.items():
         row = {"median_ms": 1e3 * float(np.median(timing.rounds)), "first_call_s": timing.first}
         if name in calls:
-            cost = count(*flat(calls[name]))
+            cost = costs.get(name) or count(*flat(calls[name]))
             memory = compiled[name].lower(*calls[name][1]).compile().memory_analysis()
             row |= {"gflop": cost.flops / 1e9, "gbyte": cost.bytes / 1e9}
             row["extra_mib"] = memory.temp_size_in_bytes / 2**20
         rows[name] = row
     copy = rows["ceiling: copy"]
-    copy["gbyte"] = 2 * side * side * 16 * 4 / 1e9
+    copy["gbyte"] = COPIES * 2 * 4 * side * side * 4 / 1e9
     print(text(rows))
     report = {"benchmark": "parts", "machine": machine(), "preset": preset, "agent": agent}
-    save(report | {"repeats": repeats, "parts": rows}, out)
+    report |= {"learners": learners, "precision": precision, "repeats": repeats}
+    save(report | {"parts": rows}, out)
+
+
+def mapped(call: Call, learners: int) -> Call:
+    """The same for so many learners: side by side on an accelerator, in turns on a CPU."""
+    function, args = call
+    each = one_by_one if jax.default_backend() == "cpu" else jax.vmap
+    stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *jnp.shape(x))), args)
+    return each(function, in_axes=(0,) * len(args), out_axes=0), stacked
 
 
 def flat(call: Call) -> tuple:
@@ -107,10 +124,10 @@ def flat(call: Call) -> tuple:
 def ceilings(side: int) -> dict[str, Call]:
     """What nothing can be faster than, about."""
     square = jnp.ones((side, side))
-    long = jnp.ones((16 * side, side))
+    long = jnp.ones((4 * side, side))
     return {
         "ceiling: matrix product": (jnp.dot, (square, square)),
-        "ceiling: copy": (lambda x: x + 1.0, (long,)),
+        "ceiling: copy": (partial(jax.lax.fori_loop, 0, COPIES, lambda i, x: x + 1.0), (long,)),
     }
 
 

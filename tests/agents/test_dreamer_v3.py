@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from games import CONTINUOUS, DISCRETE, greedy, learn, play
 
+from dreamer_jax.agents.annealing import with_annealed_temperature
 from dreamer_jax.agents.dreamer_v3 import View, make_dreamer_v3
 from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_form, sized
-from dreamer_jax.agents.dreamer_v3_parts import init_state, make_parts
+from dreamer_jax.agents.dreamer_v3_parts import init_state, make_optimiser, make_parts
 from dreamer_jax.nn.precision import computing_in
 from dreamer_jax.ops.optimisers import dreamer_v3_optimiser
 from dreamer_jax.types import Spec, Transition
@@ -181,7 +182,41 @@ def test_published_sizes():
     agent = make_dreamer_v3(sized("xs"), spec)
     shapes = jax.eval_shape(agent.init, KEY).params
     assert 5e6 < sum(x.size for x in jax.tree.leaves(shapes)) < 12e6
-    assert first_form(DreamerV3Config()).blocks == 1
+
+
+def test_the_form_of_2023():
+    """An Adam for each group, at its own step size; LayerNorm with a bias in every layer."""
+    config = replace(first_form(CONFIG), lr=3e-3, behaviour_lr=1e-3)
+    parts, optimiser = make_parts(config, DISCRETE), make_optimiser(config)
+    state = jax.jit(lambda key: init_state(parts, DISCRETE, key, optimiser))(KEY)
+    ones = jax.tree.map(jnp.ones_like, state.params)
+    updates, _ = jax.jit(optimiser.update)(ones, state.opt, state.params)
+    steps = {name: jax.tree.leaves(updates[name])[0].ravel()[0] for name in updates}
+    # The first step of Adam is the step size, whatever the clip has left of the gradient.
+    want = {name: 1e-3 if name in ("actor", "value") else 3e-3 for name in updates}
+    assert {n: -float(s) for n, s in steps.items()} == pytest.approx(want, rel=1e-2)
+    norms = state.params["dynamics"]["params"]["cell"]["NormSiLU_0"]["LayerNorm_0"]
+    assert set(norms) == {"scale", "bias"}
+    assert (config.blocks, config.replay_value_scale, config.stored_latents) == (1, 0.0, False)
+    agent = make_dreamer_v3(config, DISCRETE)
+    state, metrics = learn(agent, DISCRETE, 300, KEY)
+    assert np.mean(greedy(agent, DISCRETE, state, KEY)[:, -1]) > 0.8
+    assert np.all(np.isfinite(metrics["loss/total"]))
+
+
+def test_the_temperature_of_latents_falls_with_the_updates():
+    config = replace(CONFIG, estimator="gumbel_softmax", temperature=2.0, final_temperature=0.25)
+    agent = with_annealed_temperature(make_dreamer_v3, replace(config, anneal_updates=10), DISCRETE)
+    batch, state = play(DISCRETE, 0), jax.jit(agent.init)(KEY)
+    update = jax.jit(agent.update)
+    for step, temperature in ((0, 2.0), (10, 0.25), (99, 0.25)):
+        still = make_dreamer_v3(replace(config, temperature=temperature), DISCRETE)
+        at = state.replace(step=jnp.int32(step))
+        want, got = jax.jit(still.update)(at, batch, KEY)[1], update(at, batch, KEY)[1]
+        assert float(got["loss/total"]) == pytest.approx(float(want["loss/total"]), rel=1e-4)
+    early, late = (update(state.replace(step=jnp.int32(n)), batch, KEY)[1] for n in (0, 10))
+    assert float(early["loss/total"]) != pytest.approx(float(late["loss/total"]), rel=1e-3)
+    assert with_annealed_temperature(make_dreamer_v3, config, DISCRETE).context is not None
 
 
 def test_the_slow_value_is_one_more_target(made):

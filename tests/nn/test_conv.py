@@ -92,7 +92,7 @@ def test_fit_crops_and_pads_around_the_centre():
 
 
 def test_block_products_equal_the_batched_product():
-    a, b, c = jax.random.split(jax.random.key(4), 3)
+    a, b = jax.random.split(jax.random.key(4))
     x, kernel = jax.random.normal(a, (5, 12)), jax.random.normal(b, (3, 4, 2))
     agree(
         lambda x, w, _: blocks.block_products(x, w),
