@@ -48,7 +48,7 @@ class Watch:
             self.updates.append(0)
             self.transfers.append(0)
             cycle(run, display)
-            programs = ("add", "act", "update", "sample", "report")
+            programs = ("add", "act", "program", "sample", "report")
             self.compiled.append({p: getattr(self.learner, p)._cache_size() for p in programs})
 
         def watched_get(tree):
@@ -108,9 +108,9 @@ def test_one_dispatch_and_one_transfer_a_cycle_under_the_guard(whole):
 
 
 def test_nothing_is_compiled_after_the_first_use(whole):
-    before = {"add": 1, "act": 1, "update": 1, "sample": 0, "report": 0}
+    before = {"add": 1, "act": 1, "program": 1, "sample": 0, "report": 0}
     # the third cycle brings the report and the first evaluation, which acts otherwise
-    after = {"add": 1, "act": 2, "update": 1, "sample": 1, "report": 1}
+    after = {"add": 1, "act": 2, "program": 1, "sample": 1, "report": 1}
     assert whole[1].compiled == [before] * 2 + [after] * 3
 
 

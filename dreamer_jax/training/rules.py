@@ -85,6 +85,7 @@ NOT_NEGATIVE = [
 ]
 POSITIVE = [
     "agent.lr",
+    "agent.behaviour_lr",
     "agent.temperature",
     "agent.final_temperature",
     "agent.value_lr",
