@@ -130,7 +130,12 @@ DREAMER_V1 = {
     "laptop": replace(
         _LAPTOP,
         agent=DreamerV1Config(
-            **_LAPTOP_VISION, units=200, last=8, exploration=0.1, dynamics_clip=50.0
+            **_LAPTOP_VISION,
+            units=200,
+            last=8,
+            dynamics_clip=50.0,
+            actor_lr=1e-4,
+            value_lr=1e-3,  # some 5 000 updates must carry it to returns of a hundred
         ),
     ),
     "paper": replace(_CONTROL, agent=DreamerV1Config()),

@@ -33,6 +33,7 @@ from dreamer_jax.types import Agent, Spec
 from dreamer_jax.world_models.rssm import initial_state, observe
 
 RACE = Spec({"image": ((96, 96, 3), "uint8")}, 2)
+ADDS = 8
 COPIES = 8  # in one call: memory fresh from the system is another matter
 Call = tuple[Callable, tuple]  # a function and its arguments
 
@@ -153,9 +154,15 @@ def whole(config: RunConfig) -> dict[str, Call]:
 
     chunk = records(config, config.chunk, config.envs)
     ring = replay.init(record_spec(RACE), config.envs, max(4 * config.chunk, 2 * config.length))
-    ring = jax.jit(replay.add)(ring, chunk, jnp.full(config.envs, config.chunk))
+    full = jnp.full(config.envs, config.chunk)
+    ring = jax.jit(replay.add)(ring, chunk, full)
+
+    def add(ring, chunk):  # several, in place: the first copies what the loop would be given
+        return jax.lax.fori_loop(0, ADDS, lambda i, r: replay.add(r, chunk, full), ring)
+
     return {
         "act": (act, (state, agent.carry(config.envs), obs)),
+        f"add, {ADDS} cycles": (add, (ring, chunk)),
         "sample": (
             lambda ring: replay.sample(ring, key, config.batch, config.length),
             (ring,),
