@@ -226,7 +226,7 @@ def test_growth_of_an_update(script, tmp_path, capsys, monkeypatch):
 
 def test_sizes_that_growth_varies(script):
     growth = importlib.import_module("benchmarks.growth")
-    config = growth.chosen("dreamer_v3", "laptop", 1)
+    config = growth.chosen("dreamer_v3", "laptop")
     value, wide, learners = growth.varied(config, "width", 2)
     assert (value, learners, wide.agent.deter, wide.agent.units) == (400, 1, 1024, 400)
     assert growth.varied(config, "batch", 0.5)[1].batch == config.batch // 2

@@ -93,6 +93,16 @@ def one_by_one(function: Callable, in_axes: tuple, out_axes: Any) -> Callable:
     return loop
 
 
+def mapping(side_by_side: bool | None = None) -> Callable:
+    """How a function of one learner becomes one of S: `jax.vmap` side by side, else `one_by_one`.
+
+    Default: turns on a CPU, side by side on an accelerator.
+    """
+    if side_by_side is None:
+        side_by_side = jax.default_backend() != "cpu"
+    return jax.vmap if side_by_side else one_by_one
+
+
 def _zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from dreamer_jax import replay
 from dreamer_jax.ops.keys import named_key
-from dreamer_jax.training.devices import one_by_one, put, sharding, spread
+from dreamer_jax.training.devices import mapping, put, sharding, spread
 from dreamer_jax.types import Agent, Spec, Transition
 
 
@@ -106,9 +106,7 @@ def make_learner(
     arithmetic of a learner alone. Default: turns on a CPU.
     """
     axes = agent.axes
-    if side_by_side is None:
-        side_by_side = jax.default_backend() != "cpu"
-    each = jax.vmap if side_by_side else one_by_one
+    each = mapping(side_by_side)
     of, values = (lambda _: agent, {}) if swept is None else swept
 
     def update_with_context(v, *args):

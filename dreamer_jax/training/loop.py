@@ -274,8 +274,9 @@ class Run:
     def _fetch(self, tables: list[jax.Array]) -> dict[str, np.ndarray]:
         if not tables:
             return {}
+        names = self.learner.names()  # traced at first: while the updates still run
         table = np.concatenate(jax.device_get(tables))
-        return {name: table[:, i] for i, name in enumerate(self.learner.names())}
+        return {name: table[:, i] for i, name in enumerate(names)}
 
     def _check(self, figures: dict[str, np.ndarray], display: Display) -> None:
         """A learner whose loss stopped being finite stays as it was; the others go on."""

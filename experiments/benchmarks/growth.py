@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,15 +15,12 @@ import tyro
 
 from benchmarks.counting import count
 from benchmarks.measuring import machine, measure, save
-from dreamer_jax.errors import UserError
+from benchmarks.workload import RACE, chosen, need_positive, records
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.config import RunConfig
-from dreamer_jax.training.devices import one_by_one
-from dreamer_jax.training.learner import record_spec
-from dreamer_jax.training.presets import FAMILY
-from dreamer_jax.types import Agent, Spec
+from dreamer_jax.training.devices import mapping
+from dreamer_jax.types import Spec
 
-RACE = Spec({"image": ((96, 96, 3), "uint8")}, 2)
 SMALL = Spec({"image": ((64, 64, 3), "uint8")}, 2)
 FACTORS = {
     "learners": (1, 2, 4, 8),
@@ -54,7 +51,8 @@ def growth(
         figure: PNG to draw.
         out: file for all figures.
     """
-    config = chosen(agent, preset, repeats)
+    need_positive(repeats=repeats)
+    config = chosen(agent, preset)
     rows = {axis: along(config, axis, repeats) for axis in axes}
     for axis, points in rows.items():
         print(text(axis, points))
@@ -76,7 +74,8 @@ def peers(
         batches: sequences and their length.
         out: file for all figures.
     """
-    paper = chosen("dreamer_v3", "paper", repeats)
+    need_positive(repeats=repeats)
+    paper = chosen("dreamer_v3", "paper")
     calls, rows = {}, {}
     for batch, length in batches:
         name = f"{batch} x {length}"
@@ -101,28 +100,10 @@ def peers(
     save(report | {"batches": rows}, out)
 
 
-def chosen(agent: str, preset: str, repeats: int) -> RunConfig:
-    """The preset, arm baseline."""
-    if agent not in FAMILY or preset not in FAMILY[agent]:
-        raise UserError(f"--agent={agent} cannot be: use one of {', '.join(FAMILY)}")
-    if repeats < 1:
-        raise UserError(f"--repeats={repeats} cannot be: use 1 or more")
-    return replace(FAMILY[agent][preset], arm="baseline")
-
-
-def records(config: RunConfig, spec: Spec, agent: Agent) -> Any:
-    """A batch of random records [T, B, ...]."""
-    rng, lead = np.random.default_rng(0), (config.length, config.batch)
-    return jax.tree.map(
-        lambda x: jnp.asarray(rng.integers(0, 2, (*lead, *x.shape)).astype(x.dtype)),
-        record_spec(spec, agent),
-    )
-
-
 def call(config: RunConfig, spec: Spec, learners: int = 1) -> tuple[Callable, tuple]:
     """An update of so many learners, as the loop runs them, and its arguments."""
     agent = make_agent(config, spec)
-    each = jax.vmap if jax.default_backend() != "cpu" else one_by_one
+    each = mapping()
     keys = jax.vmap(jax.random.key)(jnp.arange(learners))
     init = each(agent.init, in_axes=(0,), out_axes=agent.axes)
     state = jax.jit(init)(keys)
@@ -131,7 +112,7 @@ def call(config: RunConfig, spec: Spec, learners: int = 1) -> tuple[Callable, tu
         in_axes=(agent.axes, 0, 0),
         out_axes=agent.axes,
     )
-    batch = records(config, spec, agent)
+    batch = records(spec, config.length, config.batch, agent=agent)
     batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *x.shape)), batch)
     return update, (state, batch, keys)
 
@@ -140,7 +121,12 @@ def gflop(config: RunConfig, spec: Spec) -> float:
     """Of one learner's update."""
     agent, key = make_agent(config, spec), jax.random.key(0)
     state = jax.eval_shape(agent.init, key)
-    return count(agent.update, state, records(config, spec, agent), key).flops / 1e9
+    return (
+        count(
+            agent.update, state, records(spec, config.length, config.batch, agent=agent), key
+        ).flops
+        / 1e9
+    )
 
 
 def varied(config: RunConfig, axis: str, factor: float) -> tuple[int, RunConfig, int]:

@@ -15,24 +15,21 @@ import tyro
 
 from benchmarks.counting import count
 from benchmarks.measuring import machine, measure, save
+from benchmarks.workload import RACE, chosen, need_positive, records
 from ddim_jax.config import PRESETS as DDIM_PRESETS
 from ddim_jax.train import generate, init, train_step
 from dreamer_jax import replay
 from dreamer_jax.agents import dlc_v1
 from dreamer_jax.agents.dlc_v1_parts import make_optimisers, make_parts
-from dreamer_jax.errors import UserError
 from dreamer_jax.nn.conv import fold, to_unit
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.config import RunConfig
-from dreamer_jax.training.devices import one_by_one
+from dreamer_jax.training.devices import mapping
 from dreamer_jax.training.environments import streams
 from dreamer_jax.training.learner import record_spec
-from dreamer_jax.training.presets import FAMILY
-from dreamer_jax.types import Agent, Spec
 from dreamer_jax.world_models.rssm import initial_state, observe
 
-RACE = Spec({"image": ((96, 96, 3), "uint8")}, 2)
 ADDS = 8
 COPIES = 8  # in one call: memory fresh from the system is another matter
 Call = tuple[Callable, tuple]  # a function and its arguments
@@ -65,11 +62,8 @@ def parts(
         side: of the matrices.
         out: file for all figures.
     """
-    if agent not in FAMILY or preset not in FAMILY[agent]:
-        raise UserError(f"--agent={agent} cannot be: use one of {', '.join(FAMILY)}")
-    if min(repeats, learners) < 1:
-        raise UserError("--repeats and --learners cannot be below 1")
-    config = replace(FAMILY[agent][preset], arm="baseline", precision=precision)
+    need_positive(repeats=repeats, learners=learners)
+    config = replace(chosen(agent, preset), precision=precision)
     calls = whole(config)
     if agent == "dlc_v1":
         calls |= inner(config)
@@ -112,9 +106,8 @@ def parts(
 def mapped(call: Call, learners: int) -> Call:
     """The same for so many learners: side by side on an accelerator, in turns on a CPU."""
     function, args = call
-    each = one_by_one if jax.default_backend() == "cpu" else jax.vmap
     stacked = jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *jnp.shape(x))), args)
-    return each(function, in_axes=(0,) * len(args), out_axes=0), stacked
+    return mapping()(function, in_axes=(0,) * len(args), out_axes=0), stacked
 
 
 def flat(call: Call) -> tuple:
@@ -132,27 +125,18 @@ def ceilings(side: int) -> dict[str, Call]:
     }
 
 
-def records(config: RunConfig, *lead: int, agent: Agent | None = None) -> Any:
-    """Random records [*lead, ...]."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda x: jnp.asarray(rng.integers(0, 2, (*lead, *x.shape)).astype(x.dtype)),
-        record_spec(RACE, agent),
-    )
-
-
 def whole(config: RunConfig) -> dict[str, Call]:
     """What the loop calls."""
     key, agent = jax.random.key(0), make_agent(config, RACE)
     state = jax.jit(agent.init)(key)
-    batch = records(config, config.length, config.batch, agent=agent)
-    obs = jax.tree.map(lambda x: x[0, : config.envs], records(config, 1, config.envs).obs)
+    batch = records(RACE, config.length, config.batch, agent=agent)
+    obs = jax.tree.map(lambda x: x[0, : config.envs], records(RACE, 1, config.envs).obs)
     first = jnp.zeros(config.envs, bool)
 
     def act(state, carry, obs):
         return agent.act(state, carry, obs, first, key, "train")
 
-    chunk = records(config, config.chunk, config.envs)
+    chunk = records(RACE, config.chunk, config.envs)
     ring = replay.init(record_spec(RACE), config.envs, max(4 * config.chunk, 2 * config.length))
     full = jnp.full(config.envs, config.chunk)
     ring = jax.jit(replay.add)(ring, chunk, full)
@@ -176,7 +160,7 @@ def inner(config: RunConfig) -> dict[str, Call]:
     agent, key = config.agent, jax.random.key(0)
     nets, optimisers = make_parts(agent, RACE), make_optimisers(agent)
     state = jax.jit(make_agent(config, RACE).init)(key)
-    batch = records(config, config.length, config.batch)
+    batch = records(RACE, config.length, config.batch)
     model, (length, size) = state.model, batch.reward.shape
     image = jax.jit(lambda b: to_unit(fold(b.obs["image"], agent.fold)))(batch)
     image = image.reshape(-1, *image.shape[2:])
