@@ -1,4 +1,4 @@
-"""Evaluation of a finished or running run on tracks that training never saw."""
+"""Evaluation of a finished or running run in episodes that training never saw."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.saving import checkpoint_template
 from dreamer_jax.training.statistics import summarise
 from dreamer_jax.types import Agent, Spec
+from envs import RACE
 from envs.make import HELD_OUT
 
 
@@ -31,9 +32,9 @@ class EvaluateConfig:
     """What to evaluate, and on which tracks."""
 
     episodes: int = 20
-    """Held-out tracks to drive, one episode each."""
+    """Episodes to play, each on a held-out track or from a held-out seed."""
     first_track: int = 0
-    """Seed of the first track; training never uses seeds below 10000."""
+    """Seed of the first of them; training never uses seeds below 10000."""
     checkpoint: int | None = None
     """Cycle of the checkpoint (default: the newest whole one)."""
 
@@ -55,7 +56,7 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
             summary |= {"cycle": cycle, "first_track": options.first_track}
             own = summary | {"returns": played.returns[s].tolist()}
             results[member.setting][str(member.seed)] = own
-            print(table(member.label, summary))
+            print(table(member.label, summary, laps=config.env.id == RACE))
         for setting, own in results.items():  # beside the setting's runs
             path = folder.path / setting / "evaluation.json"
             write_atomic(path, json.dumps(own, indent=1))
@@ -67,7 +68,7 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
 
 
 def check_tracks(name: str, number: int, first: int) -> None:
-    """Raises UserError unless the option `name` and --first-track give held-out tracks."""
+    """Raises UserError unless the option `name` and --first-track give held-out episodes."""
     if number < 1:
         raise UserError(f"--{name}={number} cannot be: use 1 or more")
     if not 0 <= first <= HELD_OUT - number:
@@ -113,13 +114,13 @@ def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played
     return played, loaded.step
 
 
-def table(label: str, s: dict[str, float | int]) -> str:
-    """The summary as a user reads it."""
-    return (
-        f"{label}, {s['episodes']} held-out tracks, deterministic actions\n"
+def table(label: str, s: dict[str, float | int], laps: bool) -> str:
+    """The summary as a user reads it, with the share of `laps` completed where there are any."""
+    lines = (
+        f"{label}, {s['episodes']} held-out episodes, deterministic actions\n"
         f"  mean {s['mean']:.1f}  std {s['std']:.1f}  min {s['min']:.1f}  max {s['max']:.1f}\n"
         f"  95% interval of the mean {s['mean_low']:.1f} .. {s['mean_high']:.1f}\n"
         f"  interquartile mean {s['iqm']:.1f}, 95% interval {s['iqm_low']:.1f} .. "
-        f"{s['iqm_high']:.1f}\n"
-        f"  laps completed {s['lap_rate']:.0%}"
+        f"{s['iqm_high']:.1f}"
     )
+    return lines + (f"\n  laps completed {s['lap_rate']:.0%}" if laps else "")

@@ -266,7 +266,7 @@ def _assess(argv: Sequence[str]) -> int:
     options = tyro.cli(
         EvaluateConfig,
         prog="evaluate.py RUN",
-        description="Play held-out tracks with the agent of the run folder RUN.",
+        description="Play held-out episodes with the agent of the run folder RUN.",
         args=rest,
     )
     if known.run is None:

@@ -50,7 +50,7 @@ class CompareConfig:
     jobs: int = 1
     """Runs at once (each wants a CPU core, or its share of the accelerator's memory)."""
     episodes: int = 20
-    """Held-out tracks for every run, one episode each."""
+    """Held-out episodes for every run."""
     first_track: int = 0
     """Seed of the first of them."""
     threshold: float = THRESHOLD

@@ -101,7 +101,7 @@ def _held_out_title(comparison: Comparison) -> str:
     counts = sorted({len(run.held_out) for run in runs if run.held_out is not None})
     if not counts:
         return "no held-out evaluation"
-    return f"after training: {' or '.join(map(str, counts))} held-out tracks"
+    return f"after training: {' or '.join(map(str, counts))} held-out episodes"
 
 
 def _coloured(comparison: Comparison):

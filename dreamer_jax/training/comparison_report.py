@@ -129,7 +129,7 @@ def _group_headings(threshold: float) -> list[str]:
         f"reached {threshold:g}",
         "episodes to it (median)",
         "frames to it (median)",
-        "held-out tracks",
+        "held-out episodes",
     ]
 
 
@@ -154,7 +154,7 @@ def _pairs(pairs: Sequence[Pair]) -> list[str]:
     names = {
         "final": "final score",
         "area": "mean along the curve",
-        "held_out": "held-out tracks",
+        "held_out": "held-out episodes",
         SPEED: "frames to the threshold",
     }
     headings = ["pair", "score", "seeds", "difference of means", "difference of IQMs"]
@@ -203,7 +203,7 @@ def _seed_headings(threshold: float) -> list[str]:
         "mean along the curve",
         f"episodes to {threshold:g}",
         f"frames to {threshold:g}",
-        "held-out tracks",
+        "held-out episodes",
     ]
 
 
@@ -273,11 +273,11 @@ def _tracks(comparison: Comparison) -> str:
     runs = [run for group in comparison.groups.values() for run in group.runs]
     tracks = [run.tracks for run in runs if run.tracks is not None]
     if not tracks:
-        return "Held-out tracks: none driven (evaluate.py writes evaluation.json)."
+        return "Held-out episodes: none played (evaluate.py writes evaluation.json)."
     every = np.unique(np.concatenate(tracks))
     return (
-        f"Held-out tracks: seeds {every[0]} to {every[-1]}, {len(tracks[0])} per run, which "
-        "training never drives; deterministic actions. A seed's score is its mean over them."
+        f"Held-out episodes: seeds {every[0]} to {every[-1]}, {len(tracks[0])} per run, which "
+        "training never sees; deterministic actions. A seed's score is its mean over them."
     )
 
 

@@ -100,7 +100,7 @@ class RunConfig:
     report_every: int = 5
     """Cycles between pictures and videos in TensorBoard (0: never)."""
     eval_every: int = 10
-    """Cycles between evaluations on held-out tracks (0: never)."""
+    """Cycles between evaluations in held-out episodes (0: never)."""
     eval_episodes: int = 4
     """Episodes of each such evaluation."""
     checkpoint_every: int = 5

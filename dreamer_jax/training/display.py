@@ -144,7 +144,7 @@ class Display:
             mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, DECISION_FPS)
         self.say(
             f"evaluation at {step} frames: {played.returns.mean():.0f} over "
-            f"{played.returns.shape[1]} held-out tracks"
+            f"{played.returns.shape[1]} held-out episodes"
         )
 
     def say(self, text: str) -> None:

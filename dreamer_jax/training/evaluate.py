@@ -1,4 +1,4 @@
-"""Playing whole episodes with a fixed policy on held-out tracks."""
+"""Playing whole episodes with a fixed policy in held-out episodes."""
 
 from __future__ import annotations
 

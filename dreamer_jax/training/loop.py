@@ -299,7 +299,7 @@ class Run:
         display.report(self.collector.frames, arrays)
 
     def evaluate(self, display: Display) -> None:
-        """A few held-out tracks with the deterministic policy, under the rules of the task."""
+        """A few held-out episodes with the deterministic policy, under the rules of the task."""
         config = self.config
         played = evaluate(
             self.learner,

@@ -66,9 +66,9 @@ def test_finished_runs_end_to_end(two_arms, tmp_path, capsys):
     text = (out / "comparison.md").read_text()
     assert text.startswith("# Comparison: baseline, ddim\n\n![return")
     assert "Warning" not in text and "| reached 500 |" in text
-    assert "| ddim against baseline | held-out tracks | 3 and 3, paired | +200.0 (" in text
+    assert "| ddim against baseline | held-out episodes | 3 and 3, paired | +200.0 (" in text
     assert "| 1.00 (1.00 .. 1.00) |" in text and "only the number of seeds says" in text
-    assert "Held-out tracks: seeds 0 to 1, 2 per run" in text
+    assert "Held-out episodes: seeds 0 to 1, 2 per run" in text
     assert "With fewer than about 10 seeds" in text
     assert f"python experiments/compare.py 'baseline={tmp_path}/b*'" in text
     assert table(out)["held_out", "seed", "baseline", "2"] == "612.0"
@@ -97,7 +97,7 @@ def test_warnings_stand_in_the_report_too(undrawn, tmp_path, capsys):
     warning = f"{tmp_path}/a (only) is not finished"
     assert f"warning: {warning}" in capsys.readouterr().err
     text = (out / "comparison.md").read_text()
-    assert f"**Warning:** {warning}" in text and "none driven" in text
+    assert f"**Warning:** {warning}" in text and "none played" in text
     assert "(no interval)" in text and "## Pairs" not in text
 
 
