@@ -57,9 +57,15 @@ def make_parts(config: DLCConfig, spec: Spec) -> Parts:
     """Build the modules.
 
     Raises:
-      ValueError: sizes that do not fit together, naming the setting.
+      ValueError: sizes that do not fit together, naming the setting; no pictures, or discrete
+        actions, which a gradient through the dynamics cannot choose among.
     """
     height, width, channels = spec.image
+    if spec.discrete:
+        raise ValueError(
+            f"the agent dlc_v1 acts continuously, but here one of {spec.action} actions is to be "
+            "taken; choose another, as --agent dreamer_v3"
+        )
     if height % config.fold or width % config.fold:
         raise ValueError(f"agent.fold={config.fold} must divide the image, {height}x{width}")
     folded = (height // config.fold, width // config.fold, channels * config.fold**2)

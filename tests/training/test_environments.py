@@ -187,6 +187,8 @@ def test_what_an_agent_is_told():
         make_dlc_v1(CONFIG.agent, pole)
     pictures = spec_of(make_env(replace(POLE, pixels=24))())
     assert pictures.image == (24, 24, 3) and pictures.discrete
+    with pytest.raises(ValueError, match=r"acts continuously.*one of 2 .*--agent dreamer_v3"):
+        make_dlc_v1(CONFIG.agent, pictures)
     config = replace(CONFIG, envs=1)
     for given, spec in ((config, pole), (replace(config, env=EnvConfig()), race)):
         with streams(given, (0,)) as env:
