@@ -18,6 +18,7 @@ from dreamer_jax.training.comparison_data import (
     parse_groups,
     read_group,
     read_run,
+    task_of,
     warnings_about,
 )
 from dreamer_jax.training.comparison_figure import comparison_figure
@@ -184,7 +185,8 @@ def write_comparison(
         write_curves(out / "curves.csv", groups)
         write_held_out(out / "held_out.csv", groups)
         write_table(out / "table.csv", comparison)
-        comparison_figure(out / FIGURE_NAME, comparison)
+        runs = [run for group in comparison.groups.values() for run in group.runs]
+        comparison_figure(out / FIGURE_NAME, comparison, task_of(runs))
         write_atomic(out / "comparison.md", text)
     except OSError as error:
         raise UserError(

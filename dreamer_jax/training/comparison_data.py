@@ -18,6 +18,7 @@ from dreamer_jax.training.comparison_csv import Episodes, read_csv
 from dreamer_jax.training.figures import read_episode_curve
 from dreamer_jax.training.logging import METRICS_NAME, read_metrics
 from dreamer_jax.training.run_folder import CONFIG_NAME
+from envs import RACE
 
 EVALUATION_NAME = "evaluation.json"
 PER_RUN = ("seed", "seeds", "out")  # settings that differ between runs of one experiment
@@ -262,3 +263,12 @@ def _with_held_out(run: SeedRun, held_out: Episodes) -> SeedRun:
         return run
     tracks, returns = held_out[run.seed]
     return dataclasses.replace(run, tracks=tracks, held_out=returns)
+
+
+def task_of(runs: Iterable[SeedRun]) -> str:
+    """What the runs were trained on, by the Gymnasium ids in their settings.
+
+    Kept curves have no settings; they are taken for the race.
+    """
+    ids = {(run.settings or {}).get("env.id", RACE) for run in runs}
+    return " and ".join(sorted("CarRacing-v3" if name == RACE else name for name in ids))

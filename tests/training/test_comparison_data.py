@@ -14,6 +14,7 @@ from dreamer_jax.training.comparison_data import (
     parse_groups,
     read_group,
     read_run,
+    task_of,
     warnings_about,
 )
 
@@ -209,3 +210,13 @@ def test_groups_are_parsed():
     ]:
         with pytest.raises(UserError, match=text):
             parse_groups(words)
+
+
+def test_the_figure_names_the_task():
+    def run(**settings):
+        return SeedRun(0, np.zeros(1), np.zeros(1), settings=settings or None)
+
+    race, pole = {"env.id": "DreamerCarRacing-v3"}, {"env.id": "CartPole-v1"}
+    assert task_of([run(**race), run()]) == "CarRacing-v3"
+    assert task_of([run(**pole), run(**pole)]) == "CartPole-v1"
+    assert task_of([run(**pole), run(**race)]) == "CarRacing-v3 and CartPole-v1"
