@@ -21,6 +21,7 @@ from dreamer_jax.training.compilation import enable_cache
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
 from dreamer_jax.training.contest import ContestConfig, run_contest
 from dreamer_jax.training.display import Display
+from dreamer_jax.training.figures import task_name
 from dreamer_jax.training.loop import Run, Scenes
 from dreamer_jax.training.presets import FAMILY, choose, for_env
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
@@ -233,9 +234,8 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
             f"{error} Nothing is lost up to cycle {max(run.checkpoints.steps(), default=0)}: "
             f"--resume {run.folder.path}"
         ) from error
-    race, arm = run.config.env.id == RACE, run.config.arm
-    name = arm if run.config.algorithm == "dlc_v1" else run.config.algorithm
-    display.finish("CarRacing-v3" if race else run.config.env.id, name)
+    name = run.config.arm if run.config.algorithm == "dlc_v1" else run.config.algorithm
+    display.finish(task_name(run.config.env.id), name)
     if stop.requested:
         print(f"saved after cycle {run.cycle}; go on with --resume {run.folder.path}")
         return stop.code

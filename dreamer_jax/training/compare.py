@@ -185,8 +185,7 @@ def write_comparison(
         write_curves(out / "curves.csv", groups)
         write_held_out(out / "held_out.csv", groups)
         write_table(out / "table.csv", comparison)
-        runs = [run for group in comparison.groups.values() for run in group.runs]
-        comparison_figure(out / FIGURE_NAME, comparison, task_of(runs))
+        comparison_figure(out / FIGURE_NAME, comparison, task_of(groups))
         write_atomic(out / "comparison.md", text)
     except OSError as error:
         raise UserError(

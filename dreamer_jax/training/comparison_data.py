@@ -15,7 +15,7 @@ import numpy as np
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import SeedRun
 from dreamer_jax.training.comparison_csv import Episodes, read_csv
-from dreamer_jax.training.figures import read_episode_curve
+from dreamer_jax.training.figures import read_episode_curve, task_name
 from dreamer_jax.training.logging import METRICS_NAME, read_metrics
 from dreamer_jax.training.run_folder import CONFIG_NAME
 from envs import RACE
@@ -265,10 +265,10 @@ def _with_held_out(run: SeedRun, held_out: Episodes) -> SeedRun:
     return dataclasses.replace(run, tracks=tracks, held_out=returns)
 
 
-def task_of(runs: Iterable[SeedRun]) -> str:
+def task_of(groups: Mapping[str, Sequence[SeedRun]]) -> str:
     """What the runs were trained on, by the Gymnasium ids in their settings.
 
     Kept curves have no settings; they are taken for the race.
     """
-    ids = {(run.settings or {}).get("env.id", RACE) for run in runs}
-    return " and ".join(sorted("CarRacing-v3" if name == RACE else name for name in ids))
+    settings = [run.settings or {} for runs in groups.values() for run in runs]
+    return " and ".join(sorted({task_name(own.get("env.id", RACE)) for own in settings}))

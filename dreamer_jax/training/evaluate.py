@@ -1,4 +1,4 @@
-"""Playing whole episodes with a fixed policy in held-out episodes."""
+"""Playing held-out episodes with a fixed policy."""
 
 from __future__ import annotations
 

@@ -10,10 +10,16 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from dreamer_jax.training.logging import read_metrics
+from envs import RACE
 
 CONTEXT_COLOUR = (0, 170, 0)
 OPEN_LOOP_COLOUR = (210, 0, 0)
 BORDER = 2  # pixels around each tile
+
+
+def task_name(env_id: str) -> str:
+    """What figures call a Gymnasium id: the race by the name of the environment it equals."""
+    return "CarRacing-v3" if env_id == RACE else env_id
 
 
 def read_episode_curve(metrics_jsonl: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -121,12 +121,8 @@ def gflop(config: RunConfig, spec: Spec) -> float:
     """Of one learner's update."""
     agent, key = make_agent(config, spec), jax.random.key(0)
     state = jax.eval_shape(agent.init, key)
-    return (
-        count(
-            agent.update, state, records(spec, config.length, config.batch, agent=agent), key
-        ).flops
-        / 1e9
-    )
+    batch = records(spec, config.length, config.batch, agent=agent)
+    return count(agent.update, state, batch, key).flops / 1e9
 
 
 def varied(config: RunConfig, axis: str, factor: float) -> tuple[int, RunConfig, int]:

@@ -217,6 +217,6 @@ def test_the_figure_names_the_task():
         return SeedRun(0, np.zeros(1), np.zeros(1), settings=settings or None)
 
     race, pole = {"env.id": "DreamerCarRacing-v3"}, {"env.id": "CartPole-v1"}
-    assert task_of([run(**race), run()]) == "CarRacing-v3"
-    assert task_of([run(**pole), run(**pole)]) == "CartPole-v1"
-    assert task_of([run(**pole), run(**race)]) == "CarRacing-v3 and CartPole-v1"
+    assert task_of({"a": [run(**race)], "b": [run()]}) == "CarRacing-v3"
+    assert task_of({"a": [run(**pole), run(**pole)]}) == "CartPole-v1"
+    assert task_of({"a": [run(**pole)], "b": [run(**race)]}) == "CarRacing-v3 and CartPole-v1"
