@@ -92,12 +92,17 @@ class RaceStreams:
         make_env: makes a `RaceEnv`, see `VectorEnv`.
         seeds: one function per race, episode -> seed; R = groups * N of them.
         groups: see above.
+        timeout: seconds, see `VectorEnv`.
     """
 
     def __init__(
-        self, make_env: Callable[[], gymnasium.Env], seeds: Sequence[Callable], groups: int
+        self,
+        make_env: Callable[[], gymnasium.Env],
+        seeds: Sequence[Callable],
+        groups: int,
+        timeout: float = 120.0,
     ):
-        self._races = VectorEnv(make_env, seeds)
+        self._races = VectorEnv(make_env, seeds, timeout=timeout)
         inner = self._races
         self.cars = inner.action_space.shape[0]
         self._lead = (groups, len(seeds) // groups, self.cars)

@@ -289,7 +289,7 @@ class VectorEnv:
         raise self._death(
             envs,
             f"hung in {task}, nothing done for {limit:g} s; its process was ended (if it is only "
-            "slow, raise VectorEnv's timeout)",
+            "slow, raise --env.timeout)",
         )
 
     def _death(self, envs: Sequence[int], reason: str) -> EnvironmentDied:

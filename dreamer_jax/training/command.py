@@ -10,6 +10,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -18,7 +19,7 @@ from dreamer_jax.training import hosts
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.assess import EvaluateConfig, assess_run
 from dreamer_jax.training.compilation import enable_cache
-from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
+from dreamer_jax.training.config import RunConfig, check, flat, from_dict, to_dict, with_values
 from dreamer_jax.training.contest import ContestConfig, run_contest
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.figures import task_name
@@ -28,6 +29,10 @@ from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
 from envs import RACE
 from envs.vector import EnvironmentDied
+
+# What may change when a run goes on: how long, and how often what is done; not what is learnt.
+CHANGEABLE = ("cycles", "report_every", "eval_every", "eval_episodes", "checkpoint_every", "keep")
+CHANGEABLE += ("env.timeout",)
 
 
 def guarded(main: Callable[[], int]) -> int:
@@ -123,14 +128,9 @@ def _race(
     if known.hosts is not None:
         hosts.join(known.hosts)
     if known.resume is not None:
-        if rest or known.preset or known.agent:
-            named = [f"--{n} {v}" for n in ("agent", "preset") if (v := getattr(known, n))]
-            extra = " ".join([*named, *rest])
-            raise UserError(
-                f"--resume goes on with the settings of the run; leave out {extra}, or start a "
-                "new run with --out"
-            )
-        return resume(hosts.own_folder(known.resume), find_scenes)
+        for name in ("agent", "preset"):
+            _need_unchanged(name, getattr(known, name))
+        return resume(hosts.own_folder(known.resume), find_scenes, rest)
     preset, why = choose(known.preset, known.agent)
     config = hosts.own_share(parse(rest, suit(preset)))
     print(why)
@@ -188,14 +188,41 @@ def save_settings(path: Path, config: RunConfig) -> None:
         write_atomic(inner / CONFIG_NAME, json.dumps(own, indent=2) + "\n")
 
 
-def resume(path: Path, find_scenes: FindScenes) -> int:
-    """Continue the run in `path` with the settings it holds."""
+def with_changes(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
+    """The settings of a run that goes on, those of `CHANGEABLE` as the arguments say.
+
+    Raises:
+      UserError: arguments that change others.
+    """
+    if not arguments:
+        return config
+    changed, before = parse(arguments, config), flat(to_dict(config))
+    for name, value in flat(to_dict(changed)).items():
+        if name not in CHANGEABLE and value != before.get(name):
+            _need_unchanged(name, value)
+    return changed
+
+
+def _need_unchanged(name: str, value: Any) -> None:
+    if value is not None:
+        name, *others = (x.replace("_", "-") for x in (name, *CHANGEABLE))
+        raise UserError(
+            f"--resume goes on with the settings of the run; leave out --{name} {value}, or start "
+            f"a new run with --out (what may change: --{', --'.join(others)})"
+        )
+
+
+def resume(path: Path, find_scenes: FindScenes, arguments: Sequence[str] = ()) -> int:
+    """Continue the run in `path` with the settings it holds, see `with_changes`."""
     with RunFolder.open(path) as folder:
-        config = check(from_dict(folder.load_config()))
+        before = check(from_dict(folder.load_config()))
+        config = with_changes(before, arguments)
         scenes = _scenes(config, find_scenes)
         with Run(make_agent, config, folder, scenes) as run:
             fresh = not run.checkpoints.steps()
             warnings = [] if fresh else run.load()
+            if config != before:
+                _save_changed(folder, config, run.cycle)
             frames = [-1] * len(run.members) if fresh else run.collector.frames
             display = Display(folder.path, run.members, config.cycles, run.cycle, frames)
             try:
@@ -207,6 +234,13 @@ def resume(path: Path, find_scenes: FindScenes) -> int:
                 return _train(run, display, fresh)
             finally:
                 display.close()
+
+
+def _save_changed(folder: RunFolder, config: RunConfig, cycle: int) -> None:
+    if config.cycles < cycle:
+        raise UserError(f"--cycles={config.cycles}: the run has done {cycle}; use {cycle} or more")
+    folder.save_config(to_dict(config))
+    save_settings(folder.path, config)
 
 
 def _scenes(config: RunConfig, find_scenes: FindScenes) -> Scenes | None:

@@ -106,7 +106,8 @@ def load_drivers(words: Sequence[str]) -> list[Driver]:
         raise UserError(f"{len(drivers)} drivers given: name 2 to {MOST_CARS} of them")
     if any(d.config.env.id != RACE for d in drivers):
         raise UserError(f"contests are races: choose runs of {RACE}")
-    rules = {replace(d.config.env, cars=1, random_starts=True, idle_limit=0) for d in drivers}
+    own = {"cars": 1, "random_starts": True, "idle_limit": 0, "timeout": 1.0}  # no rules
+    rules = {replace(d.config.env, **own) for d in drivers}
     if len(rules) > 1:
         raise UserError(
             "the runs were trained under different rules (env. settings), so their drivers cannot "
@@ -144,7 +145,8 @@ def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
     }
     is_first = np.zeros((cars, len(seeds)), bool)
     keys = jax.vmap(lambda s: named_key(jax.random.key(s), "contest"))(jnp.arange(cars))
-    with VectorEnv(_race(drivers, cars), seeds) as env:
+    timeout = max(driver.config.env.timeout for driver in drivers)
+    with VectorEnv(_race(drivers, cars), seeds, timeout=timeout) as env:
         step = 0
         while (active := done < rounds).any():
             actions = np.zeros((len(seeds), cars, 2), np.float32)

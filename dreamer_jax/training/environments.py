@@ -57,8 +57,9 @@ def streams(config: RunConfig, seeds: Sequence[int]) -> VectorEnv | RaceStreams:
     cars = config.env.cars
     tracks = [EpisodeSeeds(1024 * s + n) for s in seeds[::cars] for n in range(config.envs)]
     if cars == 1:
-        return VectorEnv(make_env(config.env), tracks)
-    return RaceStreams(make_race(config.env), tracks, groups=len(seeds) // cars)
+        return VectorEnv(make_env(config.env), tracks, timeout=config.env.timeout)
+    groups = len(seeds) // cars
+    return RaceStreams(make_race(config.env), tracks, groups, config.env.timeout)
 
 
 def spec_of(env: Any) -> Spec:

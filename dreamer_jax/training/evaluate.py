@@ -45,7 +45,8 @@ def evaluate(
     parallel = next(n for n in range(min(episodes, MOST_PARALLEL), 0, -1) if episodes % n == 0)
     seeds = [HeldOutSeeds(first_seed + n, parallel) for n in range(parallel)]
     learners = keys.shape[0]
-    with VectorEnv(make_env(config, idle_limit=0), seeds * learners) as env:
+    make = make_env(config, idle_limit=0)
+    with VectorEnv(make, seeds * learners, timeout=config.timeout) as env:
         acting = jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *x.shape)), carry(parallel))
         game = _Game(env, learners, episodes // parallel)
         step = 0

@@ -84,6 +84,7 @@ NOT_NEGATIVE = [
     "generated.from_update",
 ]
 POSITIVE = [
+    "env.timeout",
     "agent.lr",
     "agent.behaviour_lr",
     "agent.temperature",

@@ -8,7 +8,7 @@ import jax
 import pytest
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.command import parse
+from dreamer_jax.training.command import CHANGEABLE, parse, with_changes
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
 from dreamer_jax.training.presets import DEBUG, FAMILY, LAPTOP, PAPER, choose
 from dreamer_jax.training.rules import AT_LEAST_ONE, FRACTIONS, NOT_NEGATIVE, POSITIVE
@@ -149,3 +149,29 @@ def test_defaults_are_the_published_settings():
     assert RunConfig() == PAPER
     assert (PAPER.cycle_unit, PAPER.cycle_size, PAPER.updates) == ("episodes", 1, 20)
     assert (PAPER.batch, PAPER.length, PAPER.agent.horizon, PAPER.agent.starts) == (50, 50, 15, 50)
+
+
+def test_a_run_that_goes_on_may_take_longer():
+    words = "--cycles 99 --report-every 0 --eval-every 7 --eval_episodes 2 --env.timeout 30"
+    got = with_changes(DEBUG, [*words.split(), "--checkpoint-every", "1", "--keep", "9"])
+    want = changed(changed(DEBUG, "cycles", 99), "env.timeout", 30.0)
+    for name, value in zip(CHANGEABLE[1:-1], (0, 7, 2, 1, 9), strict=True):
+        want = changed(want, name, value)
+    assert got == want
+    assert with_changes(DEBUG, []) is DEBUG
+    assert with_changes(DEBUG, ["--batch", str(DEBUG.batch)]) == DEBUG  # as it was
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--seed 7", "--seeds 0:3", "--agent.lr 1", "--env.id CartPole-v1", "--precision bfloat16"],
+)
+def test_a_run_that_goes_on_learns_as_before(words):
+    preset = FAMILY["dreamer_v3"]["debug"]
+    with pytest.raises(UserError, match=f"leave out {re.escape(words)}"):
+        with_changes(preset, ["--cycles", "99", *words.split()])
+
+
+def test_a_run_that_goes_on_needs_possible_settings():
+    with pytest.raises(UserError, match="--cycles=0"):
+        with_changes(DEBUG, ["--cycles", "0"])

@@ -1,6 +1,7 @@
 """From the settings to environments of all kinds, and a whole run on numbers, not pictures."""
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -193,6 +194,15 @@ def test_what_an_agent_is_told():
     for given, spec in ((config, pole), (replace(config, env=EnvConfig()), race)):
         with streams(given, (0,)) as env:
             assert spec_of(env) == spec
+
+
+def test_how_long_an_environment_may_be_silent():
+    config = replace(CONFIG, envs=1)
+    with streams(replace(config, env=replace(POLE, timeout=7.0)), (0,)) as env:
+        assert env._timeout == 7
+    races = replace(config, env=EnvConfig(cars=2, timeout=8.0))
+    with closing(streams(races, (0, 1))) as races:
+        assert races._races._timeout == 8
 
 
 def test_an_agent_that_needs_pictures_says_so(tmp_path):

@@ -88,8 +88,11 @@ def test_all_go_on_after_a_stop(together, tmp_path):
     short = [*OPTIONS, "--seeds", "3,5", "--out", str(folder)]
     short[short.index("--cycles") + 1] = "2"
     assert race(short) == 0
-    set_cycles(folder, 3)
-    assert race(["--resume", str(folder)]) == 0
+    assert race(["--resume", str(folder), "--cycles", "1"]) == 2
+    assert race(["--resume", str(folder)]) == 0  # has all of its two
+    assert race(["--resume", str(folder), "--cycles", "3", "--env.timeout", "99"]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert config["cycles"] == 3 and config["env"]["timeout"] == 99
     for seed in (3, 5):
         want, got = (updates(f / f"seed_{seed}") for f in (together, folder))
         np.testing.assert_equal(got, want)
