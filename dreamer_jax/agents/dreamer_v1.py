@@ -1,7 +1,7 @@
 """DreamerV1 (Hafner et al. 2020, algorithm 1): values and gradients through learnt dynamics.
 
 update:  batch -> posterior states -> reconstruction, reward, continue, KL above its free nats
-         every state -> rollout of H steps -> lambda-returns
+         the last states of each sequence -> rollout of H steps -> lambda-returns
          actor: maximise the returns, by their gradient through the dynamics
          value: regress the returns
 """

@@ -25,8 +25,8 @@ class DreamerV1Config(GaussianConfig):
     exploration: float = 0.3
     """Standard deviation of the noise on sampled actions; share of random ones if discrete."""
     dynamics_clip: float = 0.0
-    """Largest norm of the gradient of one imagined return, in reward units, that comes back to an
-    imagined state from later ones (0: no limit)."""
+    """Largest norm of the gradient that the returns of one rollout send back to one of its states,
+    in reward units (0: no limit)."""
     model_lr: float = 6e-4
     """Adam's step size for the world model."""
     actor_lr: float = 8e-5

@@ -1,9 +1,12 @@
 """DreamerV2 (Hafner et al. 2021): categorical latents, KL balancing, REINFORCE and dynamics mixed.
 
 update:  batch -> posterior states -> reconstruction, reward, continue, balanced KL
-         every state -> rollout of H steps -> lambda-returns of the slow value network
+         the last states of each sequence -> rollout of H steps -> lambda-returns of the slow value
+         network
          actor: rho REINFORCE + (1 - rho) gradient through the dynamics + entropy
          value: regress the returns;  slow value: a copy, every so many updates
+
+The recurrent network is DreamerV3's with one block, and SiLU stands for ELU.
 """
 
 from __future__ import annotations
@@ -43,6 +46,12 @@ def make_dreamer_v2(config: DreamerV2Config, spec: Spec) -> Agent:
         for name, rate in rates.items()
     }
 
+    rho, entropy_scale = config.reinforce, config.entropy_scale
+    if rho is None:
+        rho = 1.0 if spec.discrete else 0.0
+    if entropy_scale is None:
+        entropy_scale = 1e-3 if spec.discrete else 1e-4
+
     def kl(posterior, prior):
         """Algorithm 2: the prior is drawn to the posterior more than the other way round."""
         balanced, nats = categorical.balanced_kl(posterior.logits, prior, config.kl_balance)
@@ -53,8 +62,7 @@ def make_dreamer_v2(config: DreamerV2Config, spec: Spec) -> Agent:
         """Equation 6: score times advantage, the returns' own gradient, entropy."""
         advantage = jax.lax.stop_gradient(returns) - values
         score = parts.policy.log_prob(raw, actions) * advantage
-        rho = config.reinforce
-        bonus = config.entropy_scale * parts.policy.entropy(raw)
+        bonus = entropy_scale * parts.policy.entropy(raw)
         return rho * score + (1.0 - rho) * returns + bonus
 
     def slow(old, value, updates):
@@ -62,4 +70,6 @@ def make_dreamer_v2(config: DreamerV2Config, spec: Spec) -> Agent:
         due = updates % config.slow_every == 0
         return jax.tree.map(lambda o, v: jnp.where(due, v, o), old, value)
 
-    return make_group_agent(parts, spec, config, optimisers, Rules(kl, objective, slow))
+    reward = {"none": lambda reward: reward, "tanh": jnp.tanh}[config.reward_transform]
+    rules = Rules(kl, objective, slow, reward=reward)
+    return make_group_agent(parts, spec, config, optimisers, rules)

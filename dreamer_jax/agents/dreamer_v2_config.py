@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from dreamer_jax.agents.networks import CategoricalConfig
 
 
 @dataclass(frozen=True)
 class DreamerV2Config(CategoricalConfig):
-    """Networks and losses; the defaults are those published for Atari (Hafner et al. 2021)."""
+    """Networks and losses; the defaults are those published for Atari (Hafner et al. 2021), where
+    `train.py` adds the transformed rewards."""
 
     depth: int = 48
     """halving: features of the first convolution."""
@@ -32,16 +34,18 @@ class DreamerV2Config(CategoricalConfig):
     """Discount per decision."""
     lambda_: float = 0.95
     """Mixing of the lambda-return."""
-    reinforce: float = 1.0
-    """rho: share of REINFORCE in the actor's gradient; the rest goes through the dynamics (0 is
-    published for continuous control)."""
-    entropy_scale: float = 1e-3
-    """Weight of the policy's entropy in nats."""
+    reinforce: float | None = None
+    """rho: share of REINFORCE in the actor's gradient; the rest goes through the dynamics (None: 1
+    for discrete actions, 0 for continuous ones)."""
+    entropy_scale: float | None = None
+    """Weight of the policy's entropy in nats (None: 1e-3 for discrete actions, else 1e-4)."""
+    reward_transform: Literal["none", "tanh"] = "none"
+    """What is learnt of rewards: they or, as published for Atari, their tanh."""
     slow_every: int = 100
     """Updates between copies of the value network into its slow one, which values the returns."""
     dynamics_clip: float = 0.0
-    """Largest norm of the gradient of one imagined return, in reward units, that comes back to an
-    imagined state from later ones (0: no limit)."""
+    """Largest norm of the gradient that the returns of one rollout send back to one of its states,
+    in reward units (0: no limit)."""
     model_lr: float = 2e-4
     """AdamW's step size for the world model."""
     actor_lr: float = 4e-5

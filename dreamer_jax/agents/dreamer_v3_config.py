@@ -105,7 +105,9 @@ def first_form(config: DreamerV3Config) -> DreamerV3Config:
     """The form of 2023: one block, weaker KL, LayerNorm, an Adam each for model, actor and value;
     no replay value loss, no stored latents.
 
-    Two-hot bins stay those of 2025: means are taken of returns, not of their symlog.
+    Two-hot bins stay those of 2025: means are taken of returns, not of their symlog. So do the
+    depth of reward's and continue's networks and the actor's gradient, REINFORCE also for
+    continuous actions (in 2023 those were learnt through the dynamics).
     """
     return replace(
         config,

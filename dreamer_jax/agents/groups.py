@@ -1,7 +1,8 @@
 """World model, actor and value with an optimiser each: what DreamerV1 and V2 do alike.
 
 update:  batch -> posterior states -> reconstruction, reward, continue, the agent's KL
-         every state -> rollout of H steps -> lambda-returns of the slow value network
+         the last states of each sequence -> rollout of H steps -> lambda-returns of the slow value
+         network
          actor: the agent's objective;  value: regress the returns
          slow value: the agent's rule
 """
@@ -90,15 +91,18 @@ class Rules(NamedTuple):
     kl:        (posterior states, prior) -> (weighted loss [], KL in nats [])
     objective: (raw [H, B, O], actions [H, B, A], returns [H, B], values [H, B]) -> what the actor
                maximises, [H, B]; raw is the actor's answer to features without gradient, the
-               returns' gradient goes through the dynamics, the values have none
+               returns' gradient goes through dynamics and actions (not from an action to the
+               states before it), the values have none
     slow:      (slow value network, new value network, updates so far []) -> new slow one
     explore:   (action [N, A], key) -> action, done to sampled ones
+    reward:    (rewards) -> what is learnt in their place
     """
 
     kl: Callable
     objective: Callable
     slow: Callable
     explore: Callable = lambda action, key: action
+    reward: Callable = lambda reward: reward
 
 
 def make_group_agent(
@@ -138,7 +142,7 @@ def make_group_agent(
         start_alive = alive(batch.is_terminal, config.last)
 
         def policy(features, key):
-            raw = parts.actor.apply(actor, features)
+            raw = parts.actor.apply(actor, sg(features))  # as the authors' programs do
             return parts.policy.sample(raw, key), parts.policy.entropy(raw)
 
         def guard(latent):
@@ -178,7 +182,7 @@ def make_group_agent(
 
     def update(state: GroupState, batch: Transition, key) -> tuple[GroupState, Metrics]:
         """One update of everything: batch [T, B, ...]."""
-        params = state.params
+        params, batch = state.params, batch.replace(reward=rules.reward(batch.reward))
         of_model, (posterior, metrics) = jax.grad(model_loss, has_aux=True)(
             params["model"], batch, key
         )
@@ -194,7 +198,7 @@ def make_group_agent(
 
     def report(state: GroupState, batch: Transition, key) -> dict[str, jax.Array]:
         """Reconstructions, open-loop predictions and imagined values, see `agents/pictures.py`."""
-        model = state.params["model"]
+        model, batch = state.params["model"], batch.replace(reward=rules.reward(batch.reward))
         posterior, _ = world.observe(model, batch, named_key(key, "observe"))
         _, _, returns, values, _, _ = dream(state.params["actor"], state, posterior, batch, key)
         arrays = pictures.look(pictures.of(world, model), batch, posterior)

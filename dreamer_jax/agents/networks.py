@@ -24,8 +24,8 @@ class NetworkConfig:
     """Encoders, decoders and heads."""
 
     vision: Literal["halving", "folded"] = "halving"
-    """Image networks: halving = convolutions of stride 2 down to 4x4, of doubling width; folded =
-    the layers named below, on folded pixels."""
+    """Image networks: halving = convolutions of stride 2 down to 4x4 (of 96 pixels: 6x6), of
+    doubling width; folded = the layers named below, on folded pixels."""
     depth: int = 32
     """halving: features of the first convolution."""
     fold: int = 1
@@ -101,9 +101,10 @@ def make_world(
     norm: Norm = NormSiLU,
     layers: int = 0,
     scale: float = 1.0,
+    error_scale: float = 0.5,
 ) -> WorldModel:
     """The world model for what `spec` gives to see; `layers` and `scale` are those of reward's and
-    continue's networks.
+    continue's networks, `error_scale` see `WorldModel`.
 
     Raises:
       ValueError: sizes that do not fit together, naming the setting.
@@ -127,6 +128,7 @@ def make_world(
         cont=mlp(config, 1, norm, layers),
         head=head,
         fold=block,
+        error_scale=error_scale,
     )
 
 

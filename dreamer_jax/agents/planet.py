@@ -23,6 +23,7 @@ from dreamer_jax.ops import gaussian
 from dreamer_jax.ops.heads import gaussian_head
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.optimisers import clipped_adam
+from dreamer_jax.ops.returns import survival_weights
 from dreamer_jax.planners.cem import cem, standard
 from dreamer_jax.policies import explore
 from dreamer_jax.types import Agent, LatentState, Metrics, Params, Spec, Transition
@@ -72,6 +73,7 @@ def make_planet(config: PlaNetConfig, spec: Spec) -> Agent:
     def loss(model, batch: Transition, key):
         posterior, prior = world.observe(model, batch, named_key(key, "observe"))
         losses = world.losses(model, posterior.features, batch)
+        losses["loss/reward"] *= config.reward_scale
         kl = jnp.mean(gaussian.kl(posterior.mean, posterior.std, *prior))
         losses["loss/kl"] = config.kl_scale * jnp.maximum(kl, config.free_nats)
         if config.overshooting > 1:
@@ -109,7 +111,8 @@ def plan(
 ) -> jax.Array:
     """The first action [A] of the best plan from one state (no leading axis).
 
-    Discrete actions are planned as scores, of which the largest is taken.
+    Rewards count as far as the episode is expected to go on. Discrete actions are planned as
+    scores without bounds, of which the largest is taken.
     """
     key_plan, key_dream = jax.random.split(key)
     horizon, number = config.plan_horizon, config.candidates
@@ -130,10 +133,11 @@ def plan(
         actions = jnp.swapaxes(executed(plans), 0, 1)
         keys = jax.random.split(key_dream, horizon)
         _, features = jax.lax.scan(step, start, (actions, keys))
-        return jnp.sum(world.rewards(model, features), axis=0)
+        reached = survival_weights(world.continues(model, features), jnp.ones(number))
+        return jnp.sum(reached * world.rewards(model, features), axis=0)
 
-    start = standard(horizon, spec.action)
-    best = cem(score, key_plan, start, config.iterations, number, config.top)
+    start, bound = standard(horizon, spec.action), jnp.inf if spec.discrete else 1.0
+    best = cem(score, key_plan, start, config.iterations, number, config.top, -bound, bound)
     return executed(best.mean[0])
 
 

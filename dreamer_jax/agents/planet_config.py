@@ -15,6 +15,8 @@ class PlaNetConfig(GaussianConfig):
     """Width of reward, continue and vector networks."""
     layers: int = 2
     """Hidden layers of these networks."""
+    reward_scale: float = 10.0
+    """Weight of the reward loss (in the authors' program; the paper names none)."""
     overshooting: int = 0
     """Steps of latent overshooting: priors so many steps ahead are trained too (0 and 1: none)."""
     overshooting_scale: float = 1.0

@@ -41,7 +41,8 @@ class EnvConfig:
     size: int = 0
     """Resize the environment's own pictures to this height and width (0: as they are; Atari 64)."""
     idle_limit: int = 0
-    """Training episodes end after so many frames without a new tile (0: never)."""
+    """Training episodes end, and nothing is expected after that, once so many frames have brought
+    no new tile (0: never; evaluations never do)."""
     off_road_ends: bool = False
     """The paper's rule: all wheels off the road end the episode with -100."""
     backwards_ends: bool = False

@@ -100,10 +100,10 @@ def make_learner(
 ) -> Learner:
     """Map the agent over learners and compile its entry points.
 
-    With `swept`, learner s updates and reports as `swept.agent` makes it of its own values. With
-    `mesh`, each of its devices runs its share of the learners. `side_by_side` makes the learners of
-    a device one batch (vmap), as an accelerator wants it; without, they take turns, each with the
-    arithmetic of a learner alone. Default: turns on a CPU.
+    With `swept`, learner s acts, updates and reports as `swept.agent` makes it of its own values.
+    With `mesh`, each of its devices runs its share of the learners. `side_by_side` makes the
+    learners of a device one batch (vmap), as an accelerator wants it; without, they take turns,
+    each with the arithmetic of a learner alone. Default: turns on a CPU.
     """
     axes = agent.axes
     each = mapping(side_by_side)
@@ -148,9 +148,9 @@ def make_learner(
         state, contexts, healthy, figures = program(state, contexts, ring, keys, healthy)
         return state, with_contexts(ring, contexts), healthy, figures
 
-    def act(state, carry, obs, is_first, active, keys, mode):
-        one_learner = each(partial(agent.act, mode=mode), (axes, 0, 0, 0, 0), out_axes=0)
-        action, new = one_learner(state, carry, obs, is_first, keys)
+    def act(values, state, carry, obs, is_first, active, keys, mode):
+        one = each(lambda v, *args: of(v).act(*args, mode=mode), (0, axes, 0, 0, 0, 0), out_axes=0)
+        action, new = one(values, state, carry, obs, is_first, keys)
 
         def keep(n, o):
             return jnp.where(active.reshape(*active.shape, *[1] * (n.ndim - 2)), n, o)
@@ -163,7 +163,7 @@ def make_learner(
         return one_learner(state, starts, keys)
 
     over = partial(spread, mesh=mesh)
-    act_axes = {"in_axes": (axes, 0, 0, 0, 0, 0), "out_axes": (0, 0)}
+    act_axes = {"in_axes": (0, axes, 0, 0, 0, 0, 0), "out_axes": (0, 0)}
     update_all = over(update_many, in_axes=(0, axes, 0, 0, 0, 0), out_axes=(axes, 0, 0, 2))
     program = jax.jit(partial(update_all, values), donate_argnums=(0, 1))
     report_all = over(one_report, in_axes=(0, axes, 0, 0), out_axes=0)
@@ -172,7 +172,7 @@ def make_learner(
         init=jax.jit(over(each(agent.init, in_axes=(0,), out_axes=axes), (0,), axes)),
         carry=lambda learners: put(_stacked(agent.carry(envs), learners), mesh),
         act=jax.jit(
-            lambda *args, mode: over(partial(act, mode=mode), **act_axes)(*args),
+            lambda *args, mode: over(partial(act, mode=mode), **act_axes)(values, *args),
             static_argnames="mode",
         ),
         add=jax.jit(over(jax.vmap(replay.add), in_axes=(0, 0, 0), out_axes=0), donate_argnums=0),

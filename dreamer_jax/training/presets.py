@@ -157,7 +157,6 @@ DREAMER_V2 = {
             classes=16,
             last=8,
             gamma=0.99,
-            reinforce=0.0,
             dynamics_clip=50.0,
             model_lr=4e-4,
             actor_lr=1e-4,
@@ -250,13 +249,16 @@ FAMILY = {
 
 def for_env(preset: RunConfig, env_id: str) -> RunConfig:
     """The preset with what suits any Gymnasium id instead of the race: one frame a decision (Atari
-    four), pictures of 64 x 64, no long training on what chance brought."""
+    four, DeepMind control two), pictures of 64 x 64, no long training on what chance brought."""
     atari = env_id.startswith("ALE/")
+    repeat = 4 if atari else 2 if env_id.startswith("dm_control/") else 1
     agent, changes = preset.agent, {}
+    if atari and hasattr(agent, "reward_transform"):
+        changes["reward_transform"] = "tanh"
     if getattr(agent, "vision", "") == "folded" and agent.fold == 8:
-        changes = {"decoder_base": (2, agent.decoder_base[1])}  # 64 / 8 = 8, halved twice
+        changes["decoder_base"] = (2, agent.decoder_base[1])  # 64 / 8 = 8, halved twice
     if getattr(agent, "vision", "") == "folded" and agent.fold == 12:  # of the preset debug
-        changes = {"vision": "halving", "depth": 2}
+        changes |= {"vision": "halving", "depth": 2}
     return replace(
         preset,
         arm="baseline",
@@ -264,7 +266,7 @@ def for_env(preset: RunConfig, env_id: str) -> RunConfig:
         env=replace(
             preset.env,
             id=env_id,
-            action_repeat=4 if atari else 1,
+            action_repeat=repeat,
             time_limit=108_000 if atari else 1000,
             size=64,
             idle_limit=0,

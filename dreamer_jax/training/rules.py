@@ -75,6 +75,7 @@ NOT_NEGATIVE = [
     "agent.replay_value_scale",
     "agent.warmup",
     "agent.cont_scale",
+    "agent.reward_scale",
     "agent.exploration",
     "agent.weight_decay",
     "agent.anneal_updates",
@@ -126,7 +127,7 @@ def need_possible(config: RunConfig) -> None:
     rules += [(name, lambda x: x > 0, "use a value above 0") for name in POSITIVE]
     rules += [(name, lambda x: 0 <= x <= 1, "use a value in [0, 1]") for name in FRACTIONS]
     for name, holds, remedy in rules:
-        if _has(config, name):
+        if _has(config, name) and _get(config, name) is not None:
             _need(holds(_get(config, name)), name, config, remedy)
     for name, holds, remedy in _relations(config):
         _need(holds, name, config, remedy)

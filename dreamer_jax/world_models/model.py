@@ -32,6 +32,7 @@ class WorldModel(NamedTuple):
     cont: MLP
     head: Head  # what the reward network's outputs mean
     fold: int  # side of the pixel blocks folded into channels
+    error_scale: float  # of squared errors of what is seen; 1/2: a Gaussian of variance 1
 
     def init(self, key: jax.Array, spec: Spec) -> Params:
         """Parameters by part, each from its own key."""
@@ -83,7 +84,8 @@ class WorldModel(NamedTuple):
         reward = self.head.loss(self.reward.apply(params["reward"], features), batch.reward)
         cont = self.cont.apply(params["cont"], features)[..., 0]
         alive = gamma * (1.0 - batch.is_terminal.astype(jnp.float32))
-        return reconstruction_losses(made, self.flat(batch)) | {
+        errors = reconstruction_losses(made, self.flat(batch))
+        return {name: self.error_scale * error for name, error in errors.items()} | {
             "loss/reward": jnp.mean(reward),
             "loss/continue": jnp.mean(optax.sigmoid_binary_cross_entropy(cont, alive)),
         }

@@ -13,6 +13,8 @@ from dreamer_jax.agents.dreamer_v1 import make_dreamer_v1
 from dreamer_jax.agents.dreamer_v1_config import DreamerV1Config
 from dreamer_jax.agents.dreamer_v2 import make_dreamer_v2
 from dreamer_jax.agents.dreamer_v2_config import DreamerV2Config
+from dreamer_jax.agents.dreamer_v3 import make_dreamer_v3
+from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
 from dreamer_jax.agents.planet import make_planet
 from dreamer_jax.agents.planet_config import PlaNetConfig
 from dreamer_jax.ops import gaussian
@@ -32,6 +34,8 @@ PLANET = PlaNetConfig(
     **TINY, stoch=4, free_nats=0.1, model_lr=3e-3, plan_horizon=3, iterations=4, candidates=60,
     top=6, overshooting=3,
 )  # fmt: skip
+
+V3 = DreamerV3Config(**TINY, latents=4, classes=4, blocks=2, horizon=4, last=4)
 
 AGENTS = {
     "v1 continuous": (make_dreamer_v1, V1, CONTINUOUS),
@@ -122,6 +126,9 @@ class Line:
     def rewards(self, params, features):
         return -jnp.square(features[..., 0] - self.goal)
 
+    def continues(self, params, features):
+        return jnp.ones(features.shape[:-1])
+
 
 @pytest.mark.parametrize("goal", [-0.7, 0.2, 3.0])
 def test_the_planner_finds_the_optimum_of_a_known_world(goal):
@@ -144,6 +151,106 @@ def test_the_planner_chooses_among_discrete_actions():
     for goal, best in ((-2.0, 0), (0.0, 1), (2.0, 2)):
         action = planet.plan(Choice(goal), config, Spec({}, 3, True), None, state, KEY)
         np.testing.assert_array_equal(action, np.eye(3)[best])
+
+
+def test_the_planner_shuns_an_end():
+    """Every step pays 1, and left of -0.2 the episode ends: at 0 only a step to the right is safe
+    from a slip, at 3 anything is."""
+
+    class Cliff(Line):
+        def rewards(self, params, features):
+            return jnp.ones(features.shape[:-1])
+
+        def continues(self, params, features):
+            return jax.nn.sigmoid(20.0 * (features[..., 0] + 0.2))
+
+    config = PlaNetConfig(plan_horizon=3, iterations=10, candidates=300, top=30)
+    one = jnp.zeros(1)
+    state = LatentState(one, one[:0], one[:0], one[:0])
+    action = planet.plan(Cliff(0.0), config, Spec({}, 1), None, state, KEY)
+    assert float(action[0]) > 0.1
+    choose = Spec({}, 2, True)
+
+    class Choice(Cliff):
+        def imagine(self, params, state, action, key):
+            return state.replace(deter=state.deter + action @ jnp.array([[-0.5], [0.5]]))
+
+    action = planet.plan(Choice(0.0), config, choose, None, state, KEY)
+    np.testing.assert_array_equal(action, [0.0, 1.0])
+
+
+def test_the_planner_has_no_favourite_among_discrete_actions():
+    """Where nothing matters, each of 18 is chosen about as often as any other."""
+
+    class Idle(Line):
+        def imagine(self, params, state, action, key):
+            return state
+
+    config = PlaNetConfig(plan_horizon=1, iterations=1, candidates=20, top=2)
+    one = jnp.zeros(1)
+    state = LatentState(one, one[:0], one[:0], one[:0])
+    keys = jax.random.split(KEY, 1800)
+    plan = jax.jit(jax.vmap(lambda key: planet.plan(Idle(0), config, SCORES, None, state, key)))
+    shares = np.mean(plan(keys), axis=0)
+    assert shares.shape == (18,) and np.abs(shares - 1 / 18).max() < 0.03
+
+
+SCORES = Spec({}, 18, True)
+
+
+def loss(agent, batch, name):
+    """One figure of a first update; what it does not need is not compiled."""
+    figure = jax.jit(lambda b: agent.update(agent.init(KEY), b, KEY)[1][f"loss/{name}"])
+    return float(figure(batch))
+
+
+def test_reward_weighs_ten_times_as_much_in_planet():
+    agents = [make_planet(replace(PLANET, reward_scale=x), CONTINUOUS) for x in (1.0, 10.0)]
+    one, ten = (loss(agent, play(CONTINUOUS, 0), "reward") for agent in agents)
+    assert ten == pytest.approx(10 * one) and PlaNetConfig().reward_scale == 10
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "share"),
+    [
+        (make_dreamer_v1, V1, 0.5),
+        (make_dreamer_v2, V2, 0.5),
+        (make_planet, PLANET, 0.5),
+        (make_dreamer_v3, V3, 1.0),
+    ],
+)
+def test_what_is_seen_is_a_gaussian_of_variance_1(make, config, share):
+    """Half the squared error, as of rewards; DreamerV3 takes the whole."""
+    batch = play(CONTINUOUS, 0)
+    far = np.full_like(batch.obs["place"], np.expm1(30.0))
+    got = loss(make(config, CONTINUOUS), batch.replace(obs={"place": far}), "vector")
+    assert got == pytest.approx(share * 30.0**2, rel=0.15)  # an untrained network answers near 0
+
+
+def test_rho_and_entropy_of_v2_follow_the_kind_of_action():
+    v2 = replace(V2, entropy_scale=None)
+    for spec, rho, eta in ((DISCRETE, 1.0, 1e-3), (CONTINUOUS, 0.0, 1e-4)):
+        batch = play(spec, 0)
+
+        def program(**changes):
+            agent = make_dreamer_v2(replace(v2, **changes), spec)  # noqa: B023
+            return str(jax.make_jaxpr(lambda b: agent.update(agent.init(KEY), b, KEY))(batch))  # noqa: B023
+
+        own = program()
+        assert own == program(reinforce=rho, entropy_scale=eta)
+        assert own != program(reinforce=1 - rho, entropy_scale=eta)
+
+
+def test_v2_may_learn_the_tanh_of_rewards():
+    batch = play(DISCRETE, 0)
+    batch = batch.replace(reward=5.0 * batch.reward)
+    plain, agent = (
+        make_dreamer_v2(replace(V2, reward_transform=kind), DISCRETE) for kind in ("none", "tanh")
+    )
+    got = loss(agent, batch, "reward")
+    squashed = batch.replace(reward=np.tanh(batch.reward))
+    assert got == pytest.approx(loss(plain, squashed, "reward"), rel=1e-4)
+    assert got < 0.1 * loss(plain, batch, "reward")
 
 
 def test_latent_overshooting_by_hand():

@@ -26,7 +26,7 @@ from dreamer_jax.training.environments import (
     streams,
 )
 from dreamer_jax.training.loop import Run
-from dreamer_jax.training.presets import PRESETS
+from dreamer_jax.training.presets import FAMILY, PRESETS, for_env
 from dreamer_jax.training.run_folder import RunFolder
 from dreamer_jax.training.signals import StopRequest
 from dreamer_jax.types import Agent
@@ -194,6 +194,16 @@ def test_what_an_agent_is_told():
     for given, spec in ((config, pole), (replace(config, env=EnvConfig()), race)):
         with streams(given, (0,)) as env:
             assert spec_of(env) == spec
+
+
+def test_what_a_preset_becomes_for_another_environment():
+    v2, v3 = (FAMILY[name]["laptop"] for name in ("dreamer_v2", "dreamer_v3"))
+    repeats = {"ALE/Pong-v5": 4, "dm_control/cheetah-run-v0": 2, "CartPole-v1": 1}
+    for env_id, repeat in repeats.items():
+        made = for_env(v2, env_id)
+        assert made.env.id == env_id and made.env.action_repeat == repeat and made.env.size == 64
+        assert made.agent.reward_transform == ("tanh" if repeat == 4 else "none")
+        assert for_env(v3, env_id).agent == replace(v3.agent, decoder_base=(2, 128))
 
 
 def test_how_long_an_environment_may_be_silent():

@@ -1,5 +1,6 @@
 """Many updates and learners in one program: the same as one by one, and none spoils another."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 from tiny import AGENT, SPEC, play
 
-from dreamer_jax.training.learner import empty_replay, freeze, make_learner, record_spec
-from dreamer_jax.types import Agent
+from dreamer_jax.agents.dreamer_v1 import make_dreamer_v1
+from dreamer_jax.agents.dreamer_v1_config import DreamerV1Config
+from dreamer_jax.training.learner import Swept, empty_replay, freeze, make_learner, record_spec
+from dreamer_jax.types import Agent, Spec
 
 S, N, UPDATES, BATCH, LENGTH, RECORDS = 2, 2, 2, 4, 4, 40
 KEYS = jax.random.split(jax.random.key(0), S)
 FIT = jnp.ones(S, bool)
+POINT = Spec({"place": ((1,), "float32")}, 2)
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +128,26 @@ def test_every_update_draws_its_own_noise(learner, initial, ring):
     name = learner.names().index
     np.testing.assert_array_equal(first[name("replay/reward")], other[name("replay/reward")])
     assert np.all(first[name("loss/image")] != other[name("loss/image")])
+
+
+def test_swept_noise_is_that_of_the_learner():
+    """Exploration stands in acting alone."""
+    config, spec = DreamerV1Config(units=8, layers=1, deter=8, hidden=8, stoch=2), POINT
+    make = lambda values: make_dreamer_v1(replace(config, **values), spec)  # noqa: E731
+    swept = Swept(make, {"exploration": jnp.array([0.0, 1.0])})
+    many = make_learner(make({}), spec, 64, 1, BATCH, LENGTH, swept)
+    keys = jnp.stack([KEYS[0], KEYS[0]])
+    obs = {"place": jnp.zeros((2, 64, 1))}
+    inputs = (obs, jnp.ones((2, 64), bool), jnp.ones((2, 64), bool), keys)
+    action, _ = many.act(many.init(keys), many.carry(2), *inputs, mode="train")
+    for s, amount in enumerate((0.0, 1.0)):
+        one = make_learner(make({"exploration": amount}), spec, 64, 1, BATCH, LENGTH)
+        row_ = jax.tree.map(lambda x: x[:1], inputs)
+        want, _ = one.act(one.init(keys[:1]), one.carry(1), *row_, mode="train")
+        np.testing.assert_allclose(action[s], want[0], atol=1e-5)
+    assert np.abs(action[0] - action[1]).mean() > 0.1
+    calm, _ = many.act(many.init(keys), many.carry(2), *inputs, mode="eval")
+    np.testing.assert_array_equal(calm[0], calm[1])
 
 
 def test_a_second_call_compiles_nothing_and_reuses_the_memory(learner, initial, ring, after):
