@@ -58,8 +58,8 @@ def look(model: Model, batch: Transition, posterior: Any) -> dict[str, jax.Array
     Returns:
       reward, reward_prediction [T, B] in reward units, and where the model sees pictures: truth,
       reconstruction [T, h, w, 3] of the first sequence; open_truth, open_prediction
-      [ROWS, T, h, w, 3], where the first CONTEXT frames are filtered and the rest imagined with
-      the recorded actions; all in [0, 1].
+      [ROWS, T, h, w, 3], where the first CONTEXT frames, and any with which an episode begins,
+      are filtered and the rest imagined with the recorded actions; all in [0, 1].
     """
     rewards = {"reward": batch.reward, "reward_prediction": model.reward(posterior.features)}
     if model.decode is None:
@@ -69,12 +69,19 @@ def look(model: Model, batch: Transition, posterior: Any) -> dict[str, jax.Array
     images = [batch.obs[name] for name in sorted(batch.obs) if batch.obs[name].dtype == jnp.uint8]
     truth = to_unit(jnp.concatenate(images, axis=-1))
 
-    def dream(latent, action):
-        latent = model.imagine(latent, action)
+    def dream(latent, inputs):
+        action, first, seen = inputs
+
+        def pick(imagined, filtered):
+            return jnp.where(first.reshape(-1, *[1] * (filtered.ndim - 1)), filtered, imagined)
+
+        latent = jax.tree.map(pick, model.imagine(latent, action), seen)
         return latent, latent.features
 
     before = jax.tree.map(lambda x: x[context - 1, :rows], posterior)
-    _, future = jax.lax.scan(dream, before, batch.prev_action[context:, :rows])
+    seen = jax.tree.map(lambda x: x[context:, :rows], posterior)
+    rest = (batch.prev_action[context:, :rows], batch.is_first[context:, :rows], seen)
+    _, future = jax.lax.scan(dream, before, rest)
     features = jnp.concatenate([posterior.features[:context, :rows], future])
     return rewards | {
         "truth": rgb(truth[:, 0]),

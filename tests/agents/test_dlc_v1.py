@@ -338,6 +338,14 @@ def test_open_loop_sees_the_context_only_and_follows_the_actions(fresh, batch):
     assert not moved[:CONTEXT].any() and moved[CONTEXT:].all()
 
 
+def test_open_loop_sees_the_frame_that_begins_an_episode(fresh, batch):
+    first = batch.is_first.copy()
+    first[CONTEXT + 1, 0] = True
+    seen = report(fresh, batch.replace(is_first=first), KEY)
+    same = np.all(seen["open_prediction"][0] == seen["reconstruction"], axis=(1, 2, 3))
+    assert list(np.flatnonzero(same)) == [*range(CONTEXT), CONTEXT + 1]
+
+
 # ---------------------------------------------------------------- building
 
 
