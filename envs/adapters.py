@@ -23,6 +23,16 @@ ATARI_SIZE = 64  # height and width of the pictures, and
 NO_OPS = 30  # most no-ops at the start of an episode, in the protocol of 100k steps
 
 
+def is_atari(env_id: str) -> bool:
+    """Whether the id, with or without its module before a colon, is that of an Atari game."""
+    return env_id.rpartition(":")[2].startswith(ATARI)
+
+
+def is_control(env_id: str) -> bool:
+    """Likewise of a task of DeepMind's control suite."""
+    return env_id.rpartition(":")[2].startswith(CONTROL)
+
+
 class Adapted(gymnasium.Wrapper):
     """`env` with an observation space of Boxes by name and actions float32 [n] in [-1, 1].
 
@@ -151,15 +161,17 @@ def make(
         ValueError: no such environment, a package that is not installed, or as `Adapted`.
     """
     check_options(action_repeat, time_limit, pixels, size)
-    if grayscale and not env_id.startswith(ATARI):
+    if is_atari(env_id) or is_control(env_id):
+        env_id = env_id.rpartition(":")[2]  # its package is imported here
+    if grayscale and not is_atari(env_id):
         raise ValueError(f"grayscale: {env_id} is no Atari game; leave it out.")
     _do_without_display(bool(pixels))
     with _said_clearly(env_id):
-        if env_id.startswith(ATARI):
+        if is_atari(env_id):
             game = _atari_game(env_id, options)
             env = AtariGame(game, action_repeat, pixels or size or ATARI_SIZE, grayscale)
             return Adapted(env, time_limit=time_limit)
-        if env_id.startswith(CONTROL):
+        if is_control(env_id):
             _register_control()
         usual = _rendering(env_id, pixels) if pixels else {}
         env = gymnasium.make(env_id, disable_env_checker=True, **usual | options)
@@ -184,7 +196,7 @@ def _register_control() -> None:
 
 def _rendering(env_id: str, pixels: int) -> dict[str, Any]:
     """Options of an environment that draws pictures."""
-    if not env_id.startswith(CONTROL):
+    if not is_control(env_id):
         return {"render_mode": "rgb_array"}
     camera = 2 if "quadruped" in env_id else 0  # as in published results
     size = {"height": pixels, "width": pixels}

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image
 
+MOST_CHANNELS = 16  # of a picture whose first axis they are
 VECTORS = (spaces.Box, spaces.Discrete, spaces.MultiBinary, spaces.MultiDiscrete)
 
 
@@ -31,8 +32,9 @@ def observation_parts(space: spaces.Space, size: int = 0) -> dict[str, Part]:
     """The entries of an observation space by name; the names of nested ones are joined by "_".
 
     uint8 Boxes of rank 2 or 3 are pictures, uint8 [h, w, c], resized to [size, size, c] unless size
-    is 0. Other Boxes are flattened, Discrete and MultiDiscrete become one-hot vectors (side by
-    side), MultiBinary a vector of 0 and 1; all float32. What is not nested is "image" or "vector".
+    is 0; with at most MOST_CHANNELS rows and more columns they are taken as [c, h, w]. Other Boxes
+    are flattened, Discrete and MultiDiscrete become one-hot vectors (side by side), MultiBinary a
+    vector of 0 and 1; all float32. What is not nested is "image" or "vector".
 
     Raises:
         ValueError: another kind of space, or two entries of one name.
@@ -80,9 +82,16 @@ def _take(keys: tuple, make: Callable, observation: Any) -> np.ndarray:
 
 
 def _picture(box: spaces.Box, size: int) -> Part:
-    height, width, *channels = box.shape
+    shape, make = box.shape, partial(picture, size=size)
+    if len(shape) == 3 and shape[0] <= MOST_CHANNELS < shape[2]:
+        shape, make = (*shape[1:], shape[0]), partial(_channels_first, size=size)
+    height, width, *channels = shape
     shape = (size or height, size or width, *(channels or [1]))
-    return Part(spaces.Box(0, 255, shape, np.uint8), partial(picture, size=size))
+    return Part(spaces.Box(0, 255, shape, np.uint8), make)
+
+
+def _channels_first(image: np.ndarray, size: int) -> np.ndarray:
+    return picture(np.moveaxis(np.asarray(image), 0, -1), size)
 
 
 def picture(image: np.ndarray, size: int = 0) -> np.ndarray:

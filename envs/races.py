@@ -10,6 +10,7 @@ from gymnasium import spaces
 from envs.multi_car_racing import MultiCarRacing
 from envs.records import Record
 from envs.vector import VectorEnv
+from envs.worker import PLAYERS
 
 
 class RaceEnv(gymnasium.Env):
@@ -30,7 +31,7 @@ class RaceEnv(gymnasium.Env):
         self.race = MultiCarRacing(**options)
         self.metadata, self.render_mode = self.race.metadata, self.race.render_mode
         cars = len(self.race.possible_agents)
-        self.players = (cars,)
+        setattr(self, PLAYERS, (cars,))
         shape = (cars, *self.race.observation_space("car_0").shape)
         self.observation_space = spaces.Box(0, 255, shape, np.uint8)
         self.action_space = spaces.Box(-1.0, 1.0, (cars, 2), np.float32)

@@ -36,8 +36,9 @@ class VectorEnv:
     episode has ended (the action is then ignored), else the action's. Inactive ones stay as they
     are, record included. The e-th environment plays its i-th episode on seed `seeds[e](i)`.
 
-    An environment with an attribute `players`, (C,), has C streams: its fields have a second axis C
-    but for the observation, whose own first axis is C. Its next episode begins when all have ended.
+    An environment with the attribute `worker.PLAYERS`, (C,), has C streams: its fields have a
+    second axis C but for the observation, whose own first axis is C. Its next episode begins when
+    all have ended.
 
     `observation_space` is a Dict of the entries, `action_space` a Box, and `discrete` says whether
     an action is one of A, the largest entry (the environment has an attribute of that name).
@@ -262,8 +263,8 @@ class VectorEnv:
                     raise self._death(each.envs, each.fate()) from None
                 if answer[0] == "error":
                     _, e, text, is_value_error = answer
-                    if task == "start" and is_value_error:
-                        raise ValueError(text)
+                    if task == "start":  # the same again would fail again
+                        raise ValueError(text if is_value_error else f"cannot be made: {text}")
                     raise self._death([e], text)
                 answers[each.first] = answer
         return [answers[each.first] for each in self._workers]

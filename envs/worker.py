@@ -17,6 +17,7 @@ from gymnasium import Env, spaces
 from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 
 OBSERVATION = "observation/"  # stands before the names of its entries in the mapped arrays
+PLAYERS = "_players_of_this_race"  # an attribute that no environment has by chance
 IDLE, STEP, RESET = 0, 1, 2  # orders, one per environment, in the mapped array `order`
 STATELESS_WRAPPERS = (OrderEnforcing, PassiveEnvChecker)
 
@@ -103,7 +104,7 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
         for current in range(first, first + count):  # noqa: B007
             envs.append(make_env())
         one = envs[0]
-        marks = getattr(one.unwrapped, "players", ()), getattr(one, "discrete", False)
+        marks = getattr(one.unwrapped, PLAYERS, ()), getattr(one, "discrete", False)
         connection.send(("spaces", one.observation_space, one.action_space, *marks))
         arrays = map_arrays(*connection.recv())
         connection.send(("done",))

@@ -27,7 +27,7 @@ def test_dreamer_v3_from_vectors_with_discrete_actions(tmp_path, capsys):
     assert "mean" in capsys.readouterr().out
 
 
-def test_planet_from_pixels_with_continuous_actions(tmp_path):
+def test_planet_from_pixels_with_continuous_actions(tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--agent", "planet", "--env.pixels", "64", "--cycles", "2"]
     assert train(["--env", "Pendulum-v1", *SHORT, *options, "--out", str(out)]) == 0
@@ -35,9 +35,20 @@ def test_planet_from_pixels_with_continuous_actions(tmp_path):
     assert any("loss/overshooting" in r for r in logged) and any("loss/image" in r for r in logged)
     assert train(["--resume", str(out)]) == 0  # nothing left to do, and it can be read again
 
+    for given, named in (("--agent dreamer_v3", "--agent dreamer_v3"), ("--env Ant-v5", "Ant-v5")):
+        assert train([f"--resume={out}", *given.split()]) == 2
+        assert f"leave out {named}" in capsys.readouterr().err.replace("--env.id ", "")
+    assert assess(["--episodes", "0", str(out)]) == 2  # the run may come last
+    assert "--episodes=0" in capsys.readouterr().err
+
 
 def test_the_environment_must_be_named(capsys):
     assert train(["--preset", "debug"]) == 2
     assert "train.py --env CartPole-v1" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as left:
+        train(["--help"])
+    assert left.value.code == 0 and "--env.pixels" in capsys.readouterr().out
+    assert assess([]) == 2
+    assert "name the run folder" in capsys.readouterr().err
     assert train(["--env", "CartPole-v1", "--agent", "dqn"]) == 2
     assert "use one of dlc_v1, dreamer_v1" in capsys.readouterr().err

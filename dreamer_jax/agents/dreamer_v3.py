@@ -60,9 +60,12 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
         return empty_carry(parts.world, num_envs, spec.action)
 
     def act(state, carry, obs, is_first, key, mode):
-        """obs leaves [N, ...], is_first bool [N] -> action [N, A] in [-1, 1] or one-hot, carry."""
+        """obs leaves [N, ...], is_first bool [N] -> action [N, A] in [-1, 1] or one-hot, carry.
+
+        Actions are sampled in every mode, as published.
+        """
         nets = (parts.world, parts.actor, parts.policy, state.params, state.params["actor"])
-        return act_by_policy(*nets, carry, (obs, is_first, key, mode))
+        return act_by_policy(*nets, carry, (obs, is_first, key, "train"))
 
     def context(carry: ActCarry) -> discrete_rssm.Compact:
         """What sequences that begin with the next record start from, leaves [N, ...]."""

@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 
 from dreamer_jax.nn.blocks import MLP, NormSiLU
-from dreamer_jax.nn.vision import Decoder, DoublingDecoder, Encoder, HalvingEncoder, Layer
+from dreamer_jax.nn.vision import Decoder, DoublingDecoder, Encoder, HalvingEncoder, Layer, fitted
 from dreamer_jax.ops.heads import Head
 from dreamer_jax.types import Spec
 from dreamer_jax.world_models.dynamics import Dynamics
@@ -35,9 +35,11 @@ class NetworkConfig:
     embed: int = 256
     """folded: size of the encoder's output."""
     decoder_base: tuple[int, int] = (1, 1)
-    """folded: side and channels that the decoder's linear layer is unflattened to."""
+    """folded: side and channels that the decoder's linear layer is unflattened to; the side is
+    larger where the picture needs it."""
     decoder: tuple[Layer, ...] = ()
-    """folded: transposed convolutions as (features, kernel, stride)."""
+    """folded: transposed convolutions as (features, kernel, stride); the last one's features follow
+    the picture."""
     units: int = 400
     """Width of reward, continue, value, actor and vector networks."""
     layers: int = 3
@@ -135,9 +137,7 @@ def make_world(
 def _vision(config: NetworkConfig, shape: tuple[int, int, int], norm: Norm):
     if config.vision == "halving":
         return HalvingEncoder(config.depth, norm), DoublingDecoder(config.depth, shape, norm)
-    if not config.decoder or config.decoder[-1][0] != shape[-1]:
-        raise ValueError(f"agent.decoder must end with {shape[-1]} features (channels x fold^2)")
-    return (
-        Encoder(config.encoder, config.embed, norm),
-        Decoder(config.decoder_base, config.decoder, shape, norm),
-    )
+    if not config.decoder:
+        raise ValueError("agent.decoder is empty; name its layers, or use agent.vision=halving")
+    decoder = Decoder(*fitted(config.decoder_base, config.decoder, shape), shape, norm)
+    return Encoder(config.encoder, config.embed, norm), decoder

@@ -106,6 +106,24 @@ def halvings(depth: int, size: tuple[int, int]) -> list[tuple[int, tuple[int, in
     return steps
 
 
+def fitted(
+    base: tuple[int, int], layers: tuple[Layer, ...], out: tuple[int, int, int]
+) -> tuple[tuple[int, int], tuple[Layer, ...]]:
+    """`base` and `layers` of a `Decoder` that paints all of `out` (h, w, c), nothing padded: the
+    side raised as far as it must be, the last layer's features those of `out`."""
+    side, channels = base
+    while _painted(side, layers) < max(out[:2]):
+        side += 1
+    *inner, (_, kernel, stride) = layers
+    return (side, channels), (*inner, (out[-1], kernel, stride))
+
+
+def _painted(side: int, layers: tuple[Layer, ...]) -> int:
+    for _, kernel, stride in layers:
+        side = side * stride + max(kernel - stride, 0)
+    return side
+
+
 def fit(x: jax.Array, size: tuple[int, int, int]) -> jax.Array:
     """Crop or edge-pad [B, h, w, c] around its centre to [B, *size]."""
     for axis in (1, 2):

@@ -70,7 +70,7 @@ def straight_through(key: jax.Array, logits: jax.Array) -> jax.Array:
     """One-hot samples [..., K]; the gradient is that of the probabilities."""
     probs = jax.nn.softmax(logits, axis=-1)
     sample = jax.nn.one_hot(jax.random.categorical(key, logits), logits.shape[-1])
-    return sample + probs - jax.lax.stop_gradient(probs)
+    return sample + (probs - jax.lax.stop_gradient(probs))  # adds an exact 0
 
 
 def gumbel_softmax(key: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:
@@ -86,7 +86,7 @@ def straight_through_gumbel(key: jax.Array, logits: jax.Array, temperature: floa
     """One-hot samples [..., K] as probable as the logits say; the gradient is the soft sample's."""
     soft = gumbel_softmax(key, logits, temperature)
     hard = jax.nn.one_hot(jnp.argmax(soft, axis=-1), logits.shape[-1])
-    return hard + soft - jax.lax.stop_gradient(soft)
+    return hard + (soft - jax.lax.stop_gradient(soft))
 
 
 def estimator(name: str, temperature: float = 1.0) -> Callable[[jax.Array, jax.Array], jax.Array]:

@@ -20,20 +20,25 @@ AGGREGATE_NAME = "aggregate"
 
 
 def aggregates(
-    folder: Path, members: Sequence[Member], folders: Sequence[Path], resume: int | None
+    folder: Path,
+    members: Sequence[Member],
+    folders: Sequence[Path],
+    resume_frames: Sequence[int] | None,
 ) -> list[Aggregate]:
-    """One for each swept setting; `folders` are those of the members."""
-    settings = dict.fromkeys(member.setting for member in members)
-    return [
-        Aggregate(
-            folder / setting / AGGREGATE_NAME,
-            setting,
-            {i: f for i, f in enumerate(folders) if members[i].setting == setting},
-            [member.seed for member in members if member.setting == setting],
-            resume,
+    """One for each swept setting; `folders` and `resume_frames` are those of the members."""
+    made = []
+    for setting in dict.fromkeys(member.setting for member in members):
+        own = [i for i, member in enumerate(members) if member.setting == setting]
+        made.append(
+            Aggregate(
+                folder / setting / AGGREGATE_NAME,
+                setting,
+                {i: folders[i] for i in own},
+                [members[i].seed for i in own],
+                None if resume_frames is None else int(np.mean([resume_frames[i] for i in own])),
+            )
         )
-        for setting in settings
-    ]
+    return made
 
 
 class Aggregate:

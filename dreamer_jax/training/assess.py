@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import tyro
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
@@ -37,6 +38,8 @@ class EvaluateConfig:
     """Seed of the first of them; training never uses seeds below 10000."""
     checkpoint: int | None = None
     """Cycle of the checkpoint (default: the newest whole one)."""
+    run: tyro.conf.Positional[Path | None] = None
+    """Run folder."""
 
 
 def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]:
@@ -117,7 +120,7 @@ def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played
 def table(label: str, s: dict[str, float | int], laps: bool) -> str:
     """The summary as a user reads it, with the share of `laps` completed where there are any."""
     lines = (
-        f"{label}, {s['episodes']} held-out episodes, deterministic actions\n"
+        f"{label}, {s['episodes']} held-out episodes, no exploration noise\n"
         f"  mean {s['mean']:.1f}  std {s['std']:.1f}  min {s['min']:.1f}  max {s['max']:.1f}\n"
         f"  95% interval of the mean {s['mean_low']:.1f} .. {s['mean_high']:.1f}\n"
         f"  interquartile mean {s['iqm']:.1f}, 95% interval {s['iqm_low']:.1f} .. "

@@ -81,13 +81,18 @@ def train(argv: Sequence[str]) -> int:
 def _train_on(argv: Sequence[str]) -> int:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--env")
-    first.add_argument("--agent", default="dreamer_v3")
+    first.add_argument("--agent")
+    first.add_argument("--resume")
     known, rest = first.parse_known_args(argv)
-    if known.env is None and "--resume" not in rest:
+    if known.resume is not None:
+        given = [f"--env.id={known.env}"] if known.env else []
+        given += ["--agent", known.agent] if known.agent else []
+        return _race(["--resume", known.resume, *given, *rest], no_scenes)
+    if known.env is None and not {"-h", "--help"} & set(rest):
         raise UserError("name the environment: train.py --env CartPole-v1")
-    if known.env is None:
-        return _race(rest, no_scenes)
-    return _race(["--agent", known.agent, *rest], no_scenes, lambda p: for_env(p, known.env))
+    env_id = known.env or "CartPole-v1"
+    rest = ["--agent", known.agent or "dreamer_v3", *rest]
+    return _race(rest, no_scenes, lambda preset: for_env(preset, env_id))
 
 
 def with_cars(argv: Sequence[str]) -> list[str]:
@@ -294,16 +299,13 @@ def assess(argv: Sequence[str]) -> int:
 
 
 def _assess(argv: Sequence[str]) -> int:
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("run", type=Path, nargs="?")
-    known, rest = first.parse_known_args(argv)
     options = tyro.cli(
         EvaluateConfig,
         prog="evaluate.py RUN",
         description="Play held-out episodes with the agent of the run folder RUN.",
-        args=rest,
+        args=list(argv),
     )
-    if known.run is None:
+    if options.run is None:
         raise UserError("name the run folder: evaluate.py RUN --episodes 20")
-    assess_run(known.run, options)
+    assess_run(options.run, options)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -24,9 +25,11 @@ from dreamer_jax.training.comparison_data import (
 from dreamer_jax.training.comparison_figure import comparison_figure
 from dreamer_jax.training.comparison_jobs import Job, Plan, keep_plan, run_all
 from dreamer_jax.training.comparison_report import markdown, write_table
+from dreamer_jax.training.figures import task_name
 from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.run_folder import write_atomic
 from dreamer_jax.training.signals import StopRequest
+from envs import RACE
 from envs.make import HELD_OUT
 
 FIGURE_NAME = "comparison.png"
@@ -88,6 +91,7 @@ def _compare(argv: list[str], scripts: Path) -> int:
         groups = {name: read_group(name, p) for name, p in parse_groups(config.groups).items()}
         write_comparison(config, groups, [_command(argv)], warnings_about(groups))
         return 0
+    _check_threshold(config.threshold, task_name(RACE))
     plan = Plan(
         scripts,
         config.out,
@@ -154,9 +158,15 @@ def _check(config: CompareConfig, extra: Sequence[str]) -> None:
             f"--first-track={config.first_track} cannot be: the {config.episodes} tracks must lie "
             f"in 0 .. {HELD_OUT - 1}, which training never uses"
         )
-    if not 0.0 < config.threshold < HIGHEST_RETURN:
+    if not math.isfinite(config.threshold):
+        raise UserError(f"--threshold={config.threshold:g} cannot be: use a number")
+
+
+def _check_threshold(threshold: float, task: str) -> None:
+    """A race's returns have bounds; those of other tasks are not known here."""
+    if task == task_name(RACE) and not 0.0 < threshold < HIGHEST_RETURN:
         raise UserError(
-            f"--threshold={config.threshold:g} cannot be: use a return between 0 and "
+            f"--threshold={threshold:g} cannot be: use a return between 0 and "
             f"{HIGHEST_RETURN:g}, for instance 500"
         )
 
@@ -175,6 +185,7 @@ def write_comparison(
     commands: Sequence[str],
     warnings: Sequence[str],
 ) -> None:
+    _check_threshold(config.threshold, task_of(groups))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     comparison = compare_groups(groups, config.threshold)

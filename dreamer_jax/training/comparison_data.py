@@ -22,7 +22,9 @@ from dreamer_jax.training.run_folder import CONFIG_NAME
 from envs import RACE
 
 EVALUATION_NAME = "evaluation.json"
-PER_RUN = ("seed", "seeds", "out")  # settings that differ between runs of one experiment
+# Settings that differ between runs of one experiment, or say how often one looks at it
+PER_RUN = ("seed", "seeds", "out", "report_every", "eval_every", "eval_episodes")
+PER_RUN += ("checkpoint_every", "keep", "env.timeout")
 _SEED_FOLDER = re.compile(r"seed_(\d+)")
 
 

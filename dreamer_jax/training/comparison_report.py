@@ -277,7 +277,7 @@ def _tracks(comparison: Comparison) -> str:
     every = np.unique(np.concatenate(tracks))
     return (
         f"Held-out episodes: seeds {every[0]} to {every[-1]}, {len(tracks[0])} per run, which "
-        "training never sees; deterministic actions. A seed's score is its mean over them."
+        "training never sees; no exploration noise. A seed's score is its mean over them."
     )
 
 

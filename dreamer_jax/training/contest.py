@@ -287,7 +287,7 @@ def run_contest(config: ContestConfig) -> dict[str, Any]:
         "returns": raced.returns.tolist(),
     }
     write_atomic(out / "contest.json", json.dumps(result, indent=1) + "\n")
-    print(f"{result['races']} races on {config.tracks} held-out tracks, deterministic actions")
+    print(f"{result['races']} races on {config.tracks} held-out tracks, without exploration noise")
     print(report(drivers, result))
     film(drivers, config, raced, out / "contest.mp4")
     print(f"written: {out / 'contest.json'}, {out / 'contest.mp4'}")

@@ -39,8 +39,7 @@ class Display:
             RunLogger(path, None if r is None else int(r))
             for path, r in zip(self.folders, resumed, strict=True)
         ]
-        mean = None if resume_frames is None else int(np.mean(resume_frames))
-        self.aggregates = aggregates(folder, members, self.folders, mean) if many else []
+        self.aggregates = aggregates(folder, members, self.folders, resume_frames) if many else []
         self.bar = tqdm(total=cycles, initial=start, unit="cycle", disable=quiet, smoothing=0.1)
         self.counts = [
             sum(1 for _ in _curve(path)) if resume_frames is not None else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import jax
@@ -28,6 +29,13 @@ def first_bad(
     return update, [name for name, bad in zip(losses, table[:, update], strict=True) if bad]
 
 
+def _rates(run: Run) -> str:
+    """The step sizes of the run's agent, as options."""
+    names = [field.name for field in dataclasses.fields(run.config.agent)]
+    options = [f"--agent.{n.replace('_', '-')}" for n in names if n == "lr" or n.endswith("_lr")]
+    return " or ".join([", ".join(options[:-1]), options[-1]] if len(options) > 1 else options)
+
+
 def save_evidence(run: Run, figures: dict[str, np.ndarray], learner: int) -> str:
     """Write the batch and the parameters before the bad update to <run>/diverged; the message."""
     update, names = first_bad(figures, run.learner.losses, learner)
@@ -49,6 +57,6 @@ def save_evidence(run: Run, figures: dict[str, np.ndarray], learner: int) -> str
     return (
         f"{', '.join(names)} became nan or infinite in update {number} ("
         f"{run.members[learner].label}); the batch and the parameters before it are in {folder}. "
-        "Try a smaller --agent.model-lr, --agent.actor-lr or --agent.critic-lr; "
-        f"--resume {run.folder.path} goes on from the last checkpoint"
+        f"Start a new run with a smaller {_rates(run)}; "
+        f"--resume {run.folder.path} goes on from the last checkpoint with the same"
     )

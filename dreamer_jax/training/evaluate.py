@@ -15,6 +15,7 @@ from envs.make import HeldOutSeeds
 from envs.vector import VectorEnv
 
 MOST_PARALLEL = 10
+MOST_FRAMES = 5000  # of the video
 
 
 class Played(NamedTuple):
@@ -86,7 +87,7 @@ class _Game:
     def step(self, actions: np.ndarray) -> None:
         record = self.env.step(actions, self.active).copy()
         self.obs, self.is_first = record.observation, record.is_first
-        if self.done[0] == 0:
+        if self.done[0] == 0 and len(self.video) < MOST_FRAMES:
             self.video += frames(self.obs)
         for e in np.flatnonzero(self.active):
             score = self.scores[e, self.done[e]]
@@ -115,4 +116,4 @@ def frames(obs: dict[str, np.ndarray]) -> list[np.ndarray]:
     image = obs.get("image", np.zeros(0))
     if image.ndim != 4 or image.shape[-1] not in (1, 3):
         return []
-    return [np.broadcast_to(image[0], (*image.shape[1:3], 3))]
+    return [np.broadcast_to(image[0].copy(), (*image.shape[1:3], 3))]  # alone: not a batch's view

@@ -87,7 +87,13 @@ class Run:
             self.mesh,
         )
         self.record = record_spec(self.spec, self.agent)
-        state = jax.eval_shape(self.agent.init, jax.eval_shape(lambda: jax.random.key(0)))
+        try:
+            state = jax.eval_shape(self.agent.init, jax.eval_shape(lambda: jax.random.key(0)))
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"the networks do not fit the observations {self.spec.obs}: "
+                f"{str(error).splitlines()[0]}; choose another --env.size, or sizes of --agent"
+            ) from error
         self.plan = memory.plan(
             share(self.learners, self.mesh),
             replay.replay_bytes(self.record, config.envs, self.capacity),
@@ -299,7 +305,7 @@ class Run:
         display.report(self.collector.frames, arrays)
 
     def evaluate(self, display: Display) -> None:
-        """A few held-out episodes with the deterministic policy, under the rules of the task."""
+        """A few held-out episodes without exploration noise, under the rules of the task."""
         config = self.config
         played = evaluate(
             self.learner,

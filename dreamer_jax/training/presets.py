@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import gymnasium
 import jax
 
 from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
@@ -16,6 +17,8 @@ from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_f
 from dreamer_jax.agents.planet_config import PlaNetConfig
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.config import EnvConfig, RunConfig
+from envs import RACE
+from envs.adapters import is_atari, is_control
 
 PAPER = RunConfig()
 
@@ -247,11 +250,21 @@ FAMILY = {
 }
 
 
+def _own_limit(env_id: str) -> int | None:
+    """What the environment is registered with, in frames; None: nothing, or not known here."""
+    try:
+        return gymnasium.spec(env_id).max_episode_steps
+    except (gymnasium.error.Error, ImportError):
+        return None  # who makes it says so
+
+
 def for_env(preset: RunConfig, env_id: str) -> RunConfig:
     """The preset with what suits any Gymnasium id instead of the race: one frame a decision (Atari
     four, DeepMind control two), pictures of 64 x 64, no long training on what chance brought."""
-    atari = env_id.startswith("ALE/")
-    repeat = 4 if atari else 2 if env_id.startswith("dm_control/") else 1
+    atari = is_atari(env_id)
+    repeat = 4 if atari else 2 if is_control(env_id) else 1
+    if env_id == RACE:
+        return replace(preset, arm="baseline")
     agent, changes = preset.agent, {}
     if atari and hasattr(agent, "reward_transform"):
         changes["reward_transform"] = "tanh"
@@ -267,8 +280,8 @@ def for_env(preset: RunConfig, env_id: str) -> RunConfig:
             preset.env,
             id=env_id,
             action_repeat=repeat,
-            time_limit=108_000 if atari else 1000,
-            size=64,
+            time_limit=108_000 if atari else _own_limit(env_id) or 1000,
+            size=96 if isinstance(agent, DLCConfig) else 64,
             idle_limit=0,
         ),
         agent=replace(agent, **changes),

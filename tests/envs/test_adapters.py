@@ -120,6 +120,17 @@ def test_pictures_are_resized_channel_by_channel():
     np.testing.assert_array_equal(part.take(image), made)
 
 
+def test_pictures_with_channels_first_are_turned():
+    space = spaces.Box(0, 255, (3, 20, 24), np.uint8)
+    image = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((1, 20, 24), np.uint8)
+    for size, shape in ((0, (20, 24, 3)), (10, (10, 10, 3))):
+        part = observation_parts(space, size)["image"]
+        assert part.box.shape == shape == part.take(image).shape
+        np.testing.assert_array_equal(part.take(image)[5, 5], [0, 1, 2])
+    for shape in ((4, 6, 3), (20, 24, 3), (16, 16, 16), (20, 20, 20)):  # as it was
+        assert observation_parts(spaces.Box(0, 255, shape, np.uint8))["image"].box.shape == shape
+
+
 def test_a_repeat_sums_rewards_and_stops_at_the_end():
     env = Adapted(DictEnv(length=5), action_repeat=3)
     env.reset()
@@ -265,6 +276,26 @@ def test_streams_say_whether_actions_are_discrete():
             assert dtypes <= {"uint8", "float32"}
 
 
+def test_an_attribute_called_players_means_nothing():
+    with VectorEnv(MakeDict(), [EpisodeSeeds(0)]) as usual:
+        shape = usual.record.reward.shape
+    with VectorEnv(make_players, [EpisodeSeeds(0)]) as streams:
+        streams.step(np.zeros((1, 4)))
+        assert streams.record.reward.shape == shape == (1,)
+
+
+def make_players():
+    env = MakeDict()()
+    env.unwrapped.players = 2
+    return env
+
+
+def test_what_cannot_be_made_is_no_death_to_go_on_from():
+    with pytest.raises(ValueError, match=r"cannot be made: TypeError.*'colour'") as error:
+        VectorEnv(MakeEnv("CartPole-v1", {"colour": "red"}), [EpisodeSeeds(0)])
+    assert "--resume" not in str(error.value)
+
+
 def test_what_is_not_adapted_is_refused():
     with pytest.raises(ValueError, match=r"Discrete\(2\) is not a Box.*envs.adapters.Adapted"):
         VectorEnv(make_bare, [EpisodeSeeds(0)])
@@ -327,6 +358,16 @@ def test_atari_after_the_protocol():
     assert frames == [4] * 8 and not terminated
     grey = make("ALE/Pong-v5", action_repeat=4, size=48, grayscale=True)
     assert grey.reset(seed=0)[0]["image"].shape == (48, 48, 1)
+
+
+def test_a_module_before_the_id_changes_nothing():
+    pytest.importorskip("ale_py")
+    plain, named = (make(x, action_repeat=4) for x in ("ALE/Pong-v5", "ale_py:ALE/Pong-v5"))
+    for env in (plain, named):
+        env.reset(seed=0)
+        *_, info = env.step(np.eye(6, dtype=np.float32)[0])
+        assert info["frames"] == 4
+    assert plain.observation_space == named.observation_space
 
 
 def test_control_tasks():

@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dreamer_jax.training.compare import compare, parse_seeds
+from envs import RACE
 
 
 @pytest.fixture
@@ -152,6 +153,19 @@ def test_bad_input_is_one_line_that_names_the_setting(tmp_path, capsys, argument
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and text in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("task", "status"), [("Pendulum-v1", 0), (RACE, 2)])
+def test_a_threshold_fits_the_task(undrawn, two_arms, tmp_path, capsys, task, status):
+    for folder in tmp_path.glob("[bd]?"):
+        config = {"seed": int(folder.name[1]), "cycles": 1, "arm": "baseline"}
+        config["env"] = {"id": task, "timeout": 100.0 + config["seed"]}
+        (folder / "config.json").write_text(json.dumps(config))
+    out = tmp_path / "out"
+    assert compare([*two_arms, "--threshold", "-200", "--out", str(out)], tmp_path) == status
+    error = capsys.readouterr().err
+    assert error == "" if status == 0 else "--threshold=-200 cannot be" in error
+    assert out.exists() == (status == 0)
 
 
 def test_an_output_that_is_a_file_is_named(two_arms, tmp_path, capsys):

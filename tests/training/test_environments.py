@@ -204,6 +204,23 @@ def test_what_a_preset_becomes_for_another_environment():
         assert made.env.id == env_id and made.env.action_repeat == repeat and made.env.size == 64
         assert made.agent.reward_transform == ("tanh" if repeat == 4 else "none")
         assert for_env(v3, env_id).agent == replace(v3.agent, decoder_base=(2, 128))
+    limits = {"BipedalWalkerHardcore-v3": 2000, "CartPole-v1": 500, "Nowhere-v0": 1000}
+    assert {env_id: for_env(v3, env_id).env.time_limit for env_id in limits} == limits
+    assert for_env(v3, "ale_py:ALE/Pong-v5").env.action_repeat == 4
+    assert for_env(PRESETS["paper"], "Pendulum-v1").env.size == 96
+    assert for_env(v3, RACE) == v3
+
+
+def test_networks_that_do_not_fit_are_one_line(tmp_path):
+    config = replace(for_env(FAMILY["dreamer_v3"]["paper"], "CartPole-v1"), envs=1)
+    config = replace(config, env=replace(config.env, pixels=84), replay=1000)
+    text = r"networks do not fit.*84.*--env\.size"
+    with (
+        RunFolder.create(tmp_path / "run", "run") as folder,
+        pytest.raises(UserError, match=text) as error,
+    ):
+        Run(make_agent, config, folder)
+    assert "\n" not in str(error.value)
 
 
 def test_how_long_an_environment_may_be_silent():

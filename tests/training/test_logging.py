@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dreamer_jax.training.display import Display
 from dreamer_jax.training.logging import RunLogger, encode_gif, mp4, read_metrics
+from dreamer_jax.training.members import Member
 
 
 def load_events(folder) -> EventAccumulator:
@@ -163,3 +165,18 @@ def test_closing_twice(tmp_path):
     logger = RunLogger(tmp_path)
     logger.close()
     logger.close()
+
+
+def test_each_setting_goes_on_from_its_own_frames(tmp_path):
+    """The first has done 1000 frames at the checkpoint, the second 1400."""
+    members = [Member(0, (("agent.lr", 1.0),)), Member(0, (("agent.lr", 2.0),))]
+    for member, steps in zip(members, ((900, 1000, 1150), (1300, 1400, 1600)), strict=True):
+        with RunLogger(tmp_path / member.setting / "aggregate") as logger:
+            for step in steps:
+                logger.scalars(step, {"x": step})
+    Display(tmp_path, members, 3, 1, [1000, 1400], quiet=True).close()
+    kept = [
+        [r["step"] for r in read_metrics(tmp_path / m.setting / "aggregate" / "metrics.jsonl")]
+        for m in members
+    ]
+    assert kept == [[900, 1000], [1300, 1400]]

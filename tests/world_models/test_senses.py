@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dreamer_jax.nn.blocks import MLP
-from dreamer_jax.nn.vision import DoublingDecoder, HalvingEncoder, halvings
+from dreamer_jax.nn.vision import Decoder, DoublingDecoder, HalvingEncoder, fitted, halvings
 from dreamer_jax.types import Spec
 from dreamer_jax.world_models.senses import (
     SenseDecoder,
@@ -71,6 +71,19 @@ def test_halvings():
         halvings(8, (50, 50))
     with pytest.raises(ValueError, match="too small"):
         halvings(8, (6, 6))
+
+
+@pytest.mark.parametrize("side", [8, 12, 16, 13])
+def test_a_fitted_decoder_paints_to_the_border(side):
+    """What the border shows is no copy of what lies within."""
+    base, layers = fitted((2, 8), ((8, 2, 2), (8, 2, 2), (192, 1, 1)), (side, side, 4))
+    assert base == (-(-side // 4), 8) and layers == ((8, 2, 2), (8, 2, 2), (4, 1, 1))
+    decoder = Decoder(base, layers, (side, side, 4))
+    made, _ = decoder.init_with_output(jax.random.key(0), jnp.ones((1, 4)))
+    assert made.shape == (1, side, side, 4)
+    for edge, inner in ((made[:, 0], made[:, 1]), (made[:, -1], made[:, -2])):
+        assert not np.allclose(edge, inner)
+    assert fitted((3, 8), ((8, 5, 2), (8, 6, 3)), (12, 9, 2)) == ((3, 8), ((8, 5, 2), (2, 6, 3)))
 
 
 def test_the_convolutions_overfit_one_picture():
