@@ -91,8 +91,7 @@ class Rules(NamedTuple):
     kl:        (posterior states, prior) -> (weighted loss [], KL in nats [])
     objective: (raw [H, B, O], actions [H, B, A], returns [H, B], values [H, B]) -> what the actor
                maximises, [H, B]; raw is the actor's answer to features without gradient, the
-               returns' gradient goes through dynamics and actions (not from an action to the
-               states before it), the values have none
+               returns' gradient goes through the dynamics and the actions, the values have none
     slow:      (slow value network, new value network, updates so far []) -> new slow one
     explore:   (action [N, A], key) -> action, done to sampled ones
     reward:    (rewards) -> what is learnt in their place
@@ -142,7 +141,8 @@ def make_group_agent(
         start_alive = alive(batch.is_terminal, config.last)
 
         def policy(features, key):
-            raw = parts.actor.apply(actor, sg(features))  # as the authors' programs do
+            # The authors' programs cut the gradient here; on the race V2 then learns far more slowly.
+            raw = parts.actor.apply(actor, features)
             return parts.policy.sample(raw, key), parts.policy.entropy(raw)
 
         def guard(latent):

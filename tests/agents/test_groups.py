@@ -36,10 +36,9 @@ class Line:
         return jnp.ones(features.shape[:-1])
 
 
-def test_the_gradient_goes_through_dynamics_and_actions_but_not_from_actions_to_states():
+def test_the_gradient_of_returns_goes_through_dynamics_and_actions():
     """With the actions k x, from x = 1: x' = 1 + k, x'' = (1 + k)^2. The return over two steps
-    is their sum; k moves it by 1 + (1 + (1 + k)), the state 1 + k of the second action being taken
-    as it is. The return from x' on is x'', and k moves it by the same without the first 1."""
+    is their sum, of slope 1 + 2 (1 + k); the return from x' on is x'', of slope 2 (1 + k)."""
     scale = SimpleNamespace(apply=lambda k, features: k * features)
     nothing = SimpleNamespace(apply=lambda params, features: 0.0 * params * features)
     policy = Policy(
@@ -65,6 +64,6 @@ def test_the_gradient_goes_through_dynamics_and_actions_but_not_from_actions_to_
     opt = {name: optimisers[name].init(x) for name, x in params.items()}
     state = GroupState(params, zero, opt, jnp.int32(0))
     new, metrics = agent.update(state, play(CONTINUOUS, 0), jax.random.key(0))
-    first, second = 1 + (2 + k), 2 + k
+    first, second = 1 + 2 * (1 + k), 2 * (1 + k)
     assert float(metrics["loss/actor"]) == pytest.approx(-float((1.5 + 2.25) + 2.25) / 2)
     assert float(new.params["actor"] - k) == pytest.approx(float(first + second) / 2)
