@@ -141,7 +141,7 @@ def make_group_agent(
         start_alive = alive(batch.is_terminal, config.last)
 
         def policy(features, key):
-            # The authors' programs cut the gradient here; on the race V2 then learns far more slowly.
+            # The authors' programs cut the gradient here; V2 then learns the race more slowly.
             raw = parts.actor.apply(actor, features)
             return parts.policy.sample(raw, key), parts.policy.entropy(raw)
 
