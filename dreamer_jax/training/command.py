@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import re
 import shlex
@@ -19,7 +20,7 @@ from dreamer_jax.training import hosts
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.assess import EvaluateConfig, assess_run
 from dreamer_jax.training.compilation import enable_cache
-from dreamer_jax.training.config import RunConfig, check, flat, from_dict, to_dict, with_values
+from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
 from dreamer_jax.training.contest import ContestConfig, run_contest
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.figures import task_name
@@ -197,23 +198,22 @@ def with_changes(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
     """The settings of a run that goes on, those of `CHANGEABLE` as the arguments say.
 
     Raises:
-      UserError: arguments that change others.
+      UserError: arguments that name others.
     """
-    if not arguments:
-        return config
-    changed, before = parse(arguments, config), flat(to_dict(config))
-    for name, value in flat(to_dict(changed)).items():
-        if name not in CHANGEABLE and value != before.get(name):
-            _need_unchanged(name, value)
-    return changed
+    for word, following in itertools.pairwise([*arguments, ""]):
+        name, _, value = word.removeprefix("--").partition("=")
+        if word.startswith("--") and name.replace("-", "_") not in (*CHANGEABLE, "help"):
+            _need_unchanged(name, value or ("" if following.startswith("--") else following))
+    return parse(arguments, config) if arguments else config
 
 
 def _need_unchanged(name: str, value: Any) -> None:
     if value is not None:
         name, *others = (x.replace("_", "-") for x in (name, *CHANGEABLE))
+        given = f"--{name} {value}".strip()
         raise UserError(
-            f"--resume goes on with the settings of the run; leave out --{name} {value}, or start "
-            f"a new run with --out (what may change: --{', --'.join(others)})"
+            f"--resume goes on with the settings of the run; leave out {given}, or "
+            f"start a new run with --out (what may change: --{', --'.join(others)})"
         )
 
 

@@ -159,12 +159,14 @@ def test_a_run_that_goes_on_may_take_longer():
         want = changed(want, name, value)
     assert got == want
     assert with_changes(DEBUG, []) is DEBUG
-    assert with_changes(DEBUG, ["--batch", str(DEBUG.batch)]) == DEBUG  # as it was
 
 
 @pytest.mark.parametrize(
     "words",
-    ["--seed 7", "--seeds 0:3", "--agent.lr 1", "--env.id CartPole-v1", "--precision bfloat16"],
+    [
+        *("--seed 7", "--seeds 0:3", "--agent.lr 1", "--env.id CartPole-v1", "--overlap"),
+        *("--precision bfloat16", f"--batch {DEBUG.batch}"),  # also where it is the run's own
+    ],
 )
 def test_a_run_that_goes_on_learns_as_before(words):
     preset = FAMILY["dreamer_v3"]["debug"]
