@@ -16,8 +16,8 @@ FLAGS += ["--xla_cpu_multi_thread_eigen=false"]
 if version("jaxlib").startswith("0.10."):  # another version may not know it, and stop
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))  # before jax is imported
-# XLA cuts its work by the threads it has: at least one for each device, or for each core as it
-# counts them here. With two, one device and two give the same bits on a machine of one core too.
+# XLA cuts its work by its number of threads: that of devices or, if larger, of cores, which this
+# names. With two, one device and two give the same bits on a machine of one core too.
 os.environ.setdefault("NPROC", "2")
 os.environ.setdefault("DREAMER_JAX_NO_CACHE", "1")  # tests leave no files in the user's folders
 

@@ -23,6 +23,7 @@ from dreamer_jax.agents.dlc_v1_parts import DLCState, Parts, make_optimisers, ma
 from dreamer_jax.alignment import LOSSES, Alignment, AlignmentState, make_alignment
 from dreamer_jax.nn.conv import fold, to_unit
 from dreamer_jax.ops.keys import named_key
+from dreamer_jax.ops.trees import select
 from dreamer_jax.types import Agent, LatentState, Spec, Transition
 from dreamer_jax.world_models.rssm import initial_state, observe_step
 
@@ -78,9 +79,7 @@ def make_dlc_v1_ddim(config: DLCConfig, generated: GeneratedConfig, spec: Spec) 
         start, alive = choose_starts(seen.posterior, batch, config.starts, named_key(key, "starts"))
         made, score = scenes.states(state.dlc, align, embed, named_key(key, "generated"))
         chosen = scenes.chosen(score, state.step)
-        start = jax.tree.map(
-            lambda m, s: jnp.where(chosen.reshape(-1, *[1] * (s.ndim - 1)), m, s), made, start
-        )
+        start = select(chosen, made, start)
         alive = jnp.where(chosen, 1.0, alive)
         dlc, imagined, more = dlc_v1.learn_behaviour(
             parts, config, optimisers, dlc, start, alive, key

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.nn.conv import to_unit, unfold
+from dreamer_jax.ops.trees import select
 from dreamer_jax.types import Params, Transition
 from dreamer_jax.world_models.model import WorldModel
 
@@ -71,11 +72,7 @@ def look(model: Model, batch: Transition, posterior: Any) -> dict[str, jax.Array
 
     def dream(latent, inputs):
         action, first, seen = inputs
-
-        def pick(imagined, filtered):
-            return jnp.where(first.reshape(-1, *[1] * (filtered.ndim - 1)), filtered, imagined)
-
-        latent = jax.tree.map(pick, model.imagine(latent, action), seen)
+        latent = select(first, seen, model.imagine(latent, action))
         return latent, latent.features
 
     before = jax.tree.map(lambda x: x[context - 1, :rows], posterior)

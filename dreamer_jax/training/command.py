@@ -26,14 +26,11 @@ from dreamer_jax.training.display import Display
 from dreamer_jax.training.figures import task_name
 from dreamer_jax.training.loop import Run, Scenes
 from dreamer_jax.training.presets import FAMILY, choose, for_env
+from dreamer_jax.training.rules import CHANGEABLE
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
 from envs import RACE
 from envs.vector import EnvironmentDied
-
-# What may change when a run goes on: how long, and how often what is done; not what is learnt.
-CHANGEABLE = ("cycles", "report_every", "eval_every", "eval_episodes", "checkpoint_every", "keep")
-CHANGEABLE += ("env.timeout",)
 
 
 def guarded(main: Callable[[], int]) -> int:

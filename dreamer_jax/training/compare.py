@@ -89,6 +89,7 @@ def _compare(argv: list[str], scripts: Path) -> int:
     _check(config, argv[cut + 1 :])
     if config.seeds is None:
         groups = {name: read_group(name, p) for name, p in parse_groups(config.groups).items()}
+        _check_threshold(config.threshold, task_of(groups))
         write_comparison(config, groups, [_command(argv)], warnings_about(groups))
         return 0
     _check_threshold(config.threshold, task_name(RACE))
@@ -185,7 +186,6 @@ def write_comparison(
     commands: Sequence[str],
     warnings: Sequence[str],
 ) -> None:
-    _check_threshold(config.threshold, task_of(groups))
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     comparison = compare_groups(groups, config.threshold)

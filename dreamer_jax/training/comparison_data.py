@@ -15,16 +15,14 @@ import numpy as np
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import SeedRun
 from dreamer_jax.training.comparison_csv import Episodes, read_csv
-from dreamer_jax.training.config import flat
 from dreamer_jax.training.figures import read_episode_curve, task_name
 from dreamer_jax.training.logging import METRICS_NAME, read_metrics
+from dreamer_jax.training.rules import WATCHING
 from dreamer_jax.training.run_folder import CONFIG_NAME
 from envs import RACE
 
 EVALUATION_NAME = "evaluation.json"
-# Settings that differ between runs of one experiment, or say how often one looks at it
-PER_RUN = ("seed", "seeds", "out", "report_every", "eval_every", "eval_episodes")
-PER_RUN += ("checkpoint_every", "keep", "env.timeout")
+PER_RUN = ("seed", "seeds", "out", *WATCHING)  # may differ between runs of one experiment
 _SEED_FOLDER = re.compile(r"seed_(\d+)")
 
 
@@ -97,7 +95,7 @@ def read_run(folder: Path) -> SeedRun:
         frames[order],
         returns[order],
         finished=None if cycles is None else done >= cycles,
-        settings=None if config is None else _in_use(flat(config)),
+        settings=None if config is None else _in_use(_flat(config)),
         source=str(folder),
     )
     held = read_evaluation(folder, seed)
@@ -221,9 +219,18 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        elif prefix + name not in PER_RUN:
+            flat[prefix + name] = value
+    return flat
+
+
 def _in_use(settings: dict[str, Any]) -> dict[str, Any]:
-    """Without what differs between runs of one experiment, or what only the other arm reads."""
-    settings = {k: v for k, v in settings.items() if k not in PER_RUN}
+    """Without what only the other arm reads."""
     if settings.get("arm") != "baseline":
         return settings
     return {k: v for k, v in settings.items() if k != "ddim" and not k.startswith("generated.")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -160,15 +160,6 @@ def with_values(config: RunConfig, values: Iterable[tuple[str, Any]]) -> RunConf
         changed = dataclasses.replace(getattr(config, part), **{field_name: value})
         config = dataclasses.replace(config, **{part: changed})
     return config
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """What `to_dict` gives without its nesting: part.field or field -> value."""
-    entries: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = isinstance(value, Mapping)
-        entries |= flat(value, f"{prefix}{name}.") if inner else {prefix + name: value}
-    return entries
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

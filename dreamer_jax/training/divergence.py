@@ -33,7 +33,7 @@ def _rates(run: Run) -> str:
     """The step sizes of the run's agent, as options."""
     names = [field.name for field in dataclasses.fields(run.config.agent)]
     options = [f"--agent.{n.replace('_', '-')}" for n in names if n == "lr" or n.endswith("_lr")]
-    return " or ".join([", ".join(options[:-1]), options[-1]] if len(options) > 1 else options)
+    return " or ".join(options)
 
 
 def save_evidence(run: Run, figures: dict[str, np.ndarray], learner: int) -> str:

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from dreamer_jax import replay
 from dreamer_jax.ops.keys import named_key
+from dreamer_jax.ops.trees import select
 from dreamer_jax.training.devices import mapping, put, sharding, spread
 from dreamer_jax.types import Agent, Spec, Transition
 
@@ -151,11 +152,7 @@ def make_learner(
     def act(values, state, carry, obs, is_first, active, keys, mode):
         one = each(lambda v, *args: of(v).act(*args, mode=mode), (0, axes, 0, 0, 0, 0), out_axes=0)
         action, new = one(values, state, carry, obs, is_first, keys)
-
-        def keep(n, o):
-            return jnp.where(active.reshape(*active.shape, *[1] * (n.ndim - 2)), n, o)
-
-        return action, jax.tree.map(keep, new, carry)
+        return action, select(active, new, carry)
 
     def refresh(state, starts, keys, count):
         keys = jax.vmap(lambda k: jax.random.fold_in(named_key(k, "refresh"), count))(keys)
@@ -196,10 +193,7 @@ def freeze(healthy: jax.Array, axes: Any, new: Any, old: Any) -> Any:
     """`new` for healthy learners [S], `old` for the others; what all share moves on."""
 
     def pick(axis, n, o):
-        if axis is None:
-            return n
-        choose = lambda a, b: jnp.where(healthy.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
-        return jax.tree.map(choose, n, o)
+        return n if axis is None else select(healthy, n, o)
 
     return jax.tree.map(pick, axes, new, old, is_leaf=lambda x: x is None)
 

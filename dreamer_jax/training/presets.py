@@ -261,10 +261,9 @@ def _own_limit(env_id: str) -> int | None:
 def for_env(preset: RunConfig, env_id: str) -> RunConfig:
     """The preset with what suits any Gymnasium id instead of the race: one frame a decision (Atari
     four, DeepMind control two), pictures of 64 x 64, no long training on what chance brought."""
-    atari = is_atari(env_id)
-    repeat = 4 if atari else 2 if is_control(env_id) else 1
     if env_id == RACE:
         return replace(preset, arm="baseline")
+    atari = is_atari(env_id)
     agent, changes = preset.agent, {}
     if atari and hasattr(agent, "reward_transform"):
         changes["reward_transform"] = "tanh"
@@ -279,7 +278,7 @@ def for_env(preset: RunConfig, env_id: str) -> RunConfig:
         env=replace(
             preset.env,
             id=env_id,
-            action_repeat=repeat,
+            action_repeat=4 if atari else 2 if is_control(env_id) else 1,
             time_limit=108_000 if atari else _own_limit(env_id) or 1000,
             size=96 if isinstance(agent, DLCConfig) else 64,
             idle_limit=0,

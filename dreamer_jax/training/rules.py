@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 
 MOST_CARS = 8  # of envs.multi_car_racing; the grid has no more places
 
+# How often one looks at a run and saves it, and how long one waits: none of it is learnt from.
+WATCHING = ("report_every", "eval_every", "eval_episodes", "checkpoint_every", "keep")
+WATCHING += ("env.timeout",)
+CHANGEABLE = ("cycles", *WATCHING)  # when a run goes on
+
 AT_LEAST_ONE = [
     "cycles",
     "cycle_size",

@@ -154,8 +154,7 @@ def test_the_planner_chooses_among_discrete_actions():
 
 
 def test_the_planner_shuns_an_end():
-    """Every step pays 1, and left of -0.2 the episode ends: at 0 only a step to the right is safe
-    from a slip, at 3 anything is."""
+    """Every step pays 1, left of -0.2 the episode ends: from 0 the best step is to the right."""
 
     class Cliff(Line):
         def rewards(self, params, features):
@@ -189,13 +188,10 @@ def test_the_planner_has_no_favourite_among_discrete_actions():
     config = PlaNetConfig(plan_horizon=1, iterations=1, candidates=20, top=2)
     one = jnp.zeros(1)
     state = LatentState(one, one[:0], one[:0], one[:0])
-    keys = jax.random.split(KEY, 1800)
-    plan = jax.jit(jax.vmap(lambda key: planet.plan(Idle(0), config, SCORES, None, state, key)))
+    spec, keys = Spec({}, 18, True), jax.random.split(KEY, 1800)
+    plan = jax.jit(jax.vmap(lambda key: planet.plan(Idle(0), config, spec, None, state, key)))
     shares = np.mean(plan(keys), axis=0)
     assert shares.shape == (18,) and np.abs(shares - 1 / 18).max() < 0.03
-
-
-SCORES = Spec({}, 18, True)
 
 
 def loss(agent, batch, name):

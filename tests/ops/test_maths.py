@@ -8,6 +8,7 @@ from dreamer_jax.ops import gaussian
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.optimisers import clipped_adam, ema
 from dreamer_jax.ops.transforms import symexp, symlog
+from dreamer_jax.ops.trees import select
 
 
 def test_symlog_goldens_and_inverse():
@@ -85,3 +86,11 @@ def test_named_keys_differ_and_repeat():
     key = jax.random.key(0)
     data = [jax.random.key_data(named_key(key, name)).tolist() for name in ("a", "b", "a")]
     assert data[0] == data[2] != data[1]
+
+
+def test_a_mask_chooses_among_leaves_of_any_rank():
+    mask = jnp.array([[True, False], [False, False]])
+    new = {"a": jnp.ones((2, 2)), "b": jnp.ones((2, 2, 3))}
+    got = select(mask, new, jax.tree.map(jnp.zeros_like, new))
+    np.testing.assert_array_equal(got["a"], [[1, 0], [0, 0]])
+    np.testing.assert_array_equal(got["b"][..., 2], [[1, 0], [0, 0]])

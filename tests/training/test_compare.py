@@ -186,3 +186,5 @@ def test_the_script_says_what_is_wrong_and_is_light_for_workers(tmp_path):
         "sys.exit('dreamer_jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", look]).returncode == 0
+    look = "import sys, dreamer_jax.training.compare; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
