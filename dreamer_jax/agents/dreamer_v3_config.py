@@ -79,6 +79,8 @@ class DreamerV3Config(CategoricalConfig):
     """laprop: largest norm of a tensor's gradient, as a share of the tensor's own."""
     warmup: int = 1000
     """laprop: updates over which the step size rises from 0."""
+    lr_anneal: int = 0
+    """laprop: updates after which the step size has fallen, linearly, to a tenth (0: it stays)."""
 
 
 # GRU units, dense units, features of the first convolution, layers (table B.1 of 2023)

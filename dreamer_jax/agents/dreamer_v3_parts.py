@@ -79,7 +79,7 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
 def make_optimiser(config: DreamerV3Config) -> optax.GradientTransformation:
     """LaProp behind AGC for all weights, or an Adam each for model, actor and value."""
     if config.optimiser == "laprop":
-        return dreamer_v3_optimiser(config.lr, config.agc, config.warmup)
+        return dreamer_v3_optimiser(config.lr, config.agc, config.warmup, config.lr_anneal)
     groups = {"actor": "actor", "value": "value"}
 
     def by_group(params):

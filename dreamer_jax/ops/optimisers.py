@@ -82,9 +82,17 @@ def clip_adaptively(share: float, least: float = 1e-3) -> optax.GradientTransfor
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def warmed_up(peak: float, warmup: int, anneal: int = 0) -> optax.Schedule:
+    """Step size by the number of updates before: from 0 to `peak` over `warmup` of them, then, if
+    `anneal` is not 0, down to a tenth of `peak` at update `anneal`; both linearly."""
+    parts = [optax.linear_schedule(0.0, peak, warmup)] if warmup else []
+    fall = max(anneal - warmup, 1)
+    parts.append(optax.linear_schedule(peak, 0.1 * peak, fall) if anneal else lambda count: peak)
+    return optax.join_schedules(parts, [warmup] if warmup else [])
+
+
 def dreamer_v3_optimiser(
-    learning_rate: float = 4e-5, agc: float = 0.3, warmup: int = 1000
+    learning_rate: float = 4e-5, agc: float = 0.3, warmup: int = 1000, anneal: int = 0
 ) -> optax.GradientTransformation:
-    """AGC, then LaProp with a learning rate that rises linearly over `warmup` steps."""
-    rate = optax.linear_schedule(0.0, learning_rate, warmup) if warmup else learning_rate
-    return optax.chain(clip_adaptively(agc), laprop(rate))
+    """AGC, then LaProp with a learning rate that rises, and may fall, as `warmed_up` says."""
+    return optax.chain(clip_adaptively(agc), laprop(warmed_up(learning_rate, warmup, anneal)))

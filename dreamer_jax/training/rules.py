@@ -79,6 +79,7 @@ NOT_NEGATIVE = [
     "agent.slow_scale",
     "agent.replay_value_scale",
     "agent.warmup",
+    "agent.lr_anneal",
     "agent.cont_scale",
     "agent.reward_scale",
     "agent.exploration",
@@ -202,9 +203,11 @@ def _of_planet(config: RunConfig) -> list[tuple[str, bool, str]]:
 
 def _of_dreamer_v3(config: RunConfig) -> list[tuple[str, bool, str]]:
     agent = config.agent
+    falls = agent.lr_anneal > agent.warmup  # once it has risen
     return [
         *_of_categorical(config),
         ("agent.last", agent.last >= 2, "use 2 or more"),
+        ("agent.lr_anneal", falls or not agent.lr_anneal, f"use 0 or more than {agent.warmup}"),
         ("agent.bins", agent.bins >= 3 and agent.bins % 2 == 1, "use an odd number from 3 upwards"),
     ]
 

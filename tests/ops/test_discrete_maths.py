@@ -244,6 +244,18 @@ def test_the_learning_rate_rises_over_the_warmup():
     np.testing.assert_allclose(sizes, np.minimum(np.arange(12) / 10, 1) * 0.1, rtol=1e-4, atol=1e-8)
 
 
+def test_the_learning_rate_falls_to_a_tenth():
+    """By hand: 4 updates up to 0.1, then down by 0.015 each, 0.01 from the tenth on."""
+    want = [0, 0.025, 0.05, 0.075, 0.1, 0.085, 0.07, 0.055, 0.04, 0.025, 0.01, 0.01, 0.01]
+    rate = optimisers.warmed_up(0.1, 4, 10)
+    np.testing.assert_allclose([rate(jnp.int32(n)) for n in range(13)], want, rtol=1e-5, atol=1e-9)
+    at_once = optimisers.warmed_up(0.1, 0, 2)
+    np.testing.assert_allclose(
+        [at_once(jnp.int32(n)) for n in range(3)], [0.1, 0.055, 0.01], rtol=1e-5
+    )
+    assert optimisers.warmed_up(0.1, 0)(jnp.int32(7)) == 0.1
+
+
 def test_estimators_are_found_by_name():
     logits, key = jnp.array([[0.5, -1.0, 2.0]]), jax.random.key(1)
     for name, expected in (

@@ -34,6 +34,7 @@ BAD = [
     ("agent.starts", 25),  # batch 3 x length 8 = 24 states
     ("agent.posterior_layers", 1),
     ("agent.bins", 40),  # an even number has no bin at 0
+    ("agent.lr_anneal", 50),  # before the step size has risen
     ("agent.classes", 1),
     ("generated.pool", 7),  # agent.starts 8
     ("generated.pool", 20),  # no multiple of fresh 8
