@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,6 +38,9 @@ class EvaluateConfig:
     """Seed of the first of them; training never uses seeds below 10000."""
     checkpoint: int | None = None
     """Cycle of the checkpoint (default: the newest whole one)."""
+    stock: bool = False
+    """Race by the stock rules a run that was trained by stricter ones (--env.off-road-ends,
+    --env.backwards-ends)."""
     run: tyro.conf.Positional[Path | None] = None
     """Run folder."""
 
@@ -52,11 +55,15 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
     check_tracks("episodes", options.episodes, options.first_track)
     with RunFolder.open(path, exclusive=False) as folder:
         config = check(from_dict(folder.load_config()))
+        if options.stock:
+            rules = replace(config.env, off_road_ends=False, backwards_ends=False)
+            config = replace(config, env=rules)
         played, cycle = play(folder.path, config, options)
         results: dict[str, dict[str, Any]] = {m.setting: {} for m in config.members}
         for s, member in enumerate(config.members):
             summary = summarise(played.returns[s], played.laps[s])
             summary |= {"cycle": cycle, "first_track": options.first_track}
+            summary |= {"stock": options.stock}
             own = summary | {"returns": played.returns[s].tolist()}
             results[member.setting][str(member.seed)] = own
             print(table(member.label, summary, laps=config.env.id == RACE))
