@@ -85,10 +85,12 @@ def clip_adaptively(share: float, least: float = 1e-3) -> optax.GradientTransfor
 def warmed_up(peak: float, warmup: int, anneal: int = 0) -> optax.Schedule:
     """Step size by the number of updates before: from 0 to `peak` over `warmup` of them, then, if
     `anneal` is not 0, down to a tenth of `peak` at update `anneal`; both linearly."""
-    parts = [optax.linear_schedule(0.0, peak, warmup)] if warmup else []
-    fall = max(anneal - warmup, 1)
-    parts.append(optax.linear_schedule(peak, 0.1 * peak, fall) if anneal else lambda count: peak)
-    return optax.join_schedules(parts, [warmup] if warmup else [])
+    after = optax.constant_schedule(peak)
+    if anneal:
+        after = optax.linear_schedule(peak, 0.1 * peak, anneal - warmup)
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
 
 
 def dreamer_v3_optimiser(

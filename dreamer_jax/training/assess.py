@@ -62,9 +62,8 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
         results: dict[str, dict[str, Any]] = {m.setting: {} for m in config.members}
         for s, member in enumerate(config.members):
             summary = summarise(played.returns[s], played.laps[s])
-            summary |= {"cycle": cycle, "first_track": options.first_track}
-            summary |= {"stock": options.stock}
-            own = summary | {"returns": played.returns[s].tolist()}
+            how = {"cycle": cycle, "first_track": options.first_track, "stock": options.stock}
+            own = summary | how | {"returns": played.returns[s].tolist()}
             results[member.setting][str(member.seed)] = own
             print(table(member.label, summary, laps=config.env.id == RACE))
         for setting, own in results.items():  # beside the setting's runs
