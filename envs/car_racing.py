@@ -42,6 +42,9 @@ class RacingEnv(stock.CarRacing):
         time_limit: frames after which the episode is truncated, also amidst a repeat.
         skip_zoom: leave out the zoom-in animation of the first second (pixels only).
         idle_limit: frames without reaching a new tile after which the episode terminates; 0: never.
+        missed_limit: terminate once a tile is reached while the one so many before it (3: a car's
+            length and a half) was not, so that no lap can come of it without turning round; 0:
+            never.
         off_road_ends: terminate once all four wheels have left the road tiles; that frame's reward
             becomes -100.
         backwards_ends: terminate once the car has moved against the direction of the road tiles it
@@ -52,7 +55,7 @@ class RacingEnv(stock.CarRacing):
 
     `info` of every step and reset: `frames` (int, simulated in this step), `lap_finished` (bool),
     `progress` (float, visited fraction of the tiles), `end` (str: "", "lap", "field", "off_road",
-    "backwards", "idle" or "time"; a termination is named before the time limit).
+    "backwards", "idle", "missed" or "time"; a termination is named before the time limit).
 
     Raises:
         ValueError: an option out of range, or an action of wrong shape or not finite.
@@ -66,6 +69,7 @@ class RacingEnv(stock.CarRacing):
         time_limit: int = 1000,
         skip_zoom: bool = True,
         idle_limit: int = 0,
+        missed_limit: int = 0,
         off_road_ends: bool = False,
         backwards_ends: bool = False,
         lap_complete_percent: float = 0.95,
@@ -80,6 +84,7 @@ class RacingEnv(stock.CarRacing):
         self.action_repeat = int(action_repeat)
         self.time_limit = int(time_limit)
         self.idle_limit = int(idle_limit)
+        self.missed_limit = int(missed_limit)
         self.skip_zoom = skip_zoom
         self.off_road_ends = off_road_ends
         self.backwards_ends = backwards_ends
@@ -102,6 +107,7 @@ class RacingEnv(stock.CarRacing):
             self.t = 1.0  # the animation's clock; no physics reads it
         self._frame = self._newest_tile_frame = self._backwards = 0
         self._tiles_seen = self.tile_visited_count
+        self._reached: set[int] = set()
         self._running = True
         return self._draw(), self._info(0, "")
 
@@ -149,7 +155,19 @@ class RacingEnv(stock.CarRacing):
                 return FAULT_REWARD, "backwards"
         if self.idle_limit and self._frame - self._newest_tile_frame >= self.idle_limit:
             return float(reward), "idle"
+        if self.missed_limit and self._missed_a_tile():
+            return float(reward), "missed"
         return float(reward), ""
+
+    def _missed_a_tile(self) -> bool:
+        """Whether the tile `missed_limit` behind one just reached was never touched."""
+        touched = {tile.idx for wheel in self.car.wheels for tile in wheel.tiles}
+        tiles, limit = len(self.track), self.missed_limit
+        if not self._reached:  # those behind the start are none to have touched
+            self._reached = {(i - back) % tiles for i in touched for back in range(limit + 1)}
+        new = touched - self._reached
+        self._reached |= touched
+        return any((i - limit) % tiles not in self._reached for i in new)
 
     def _drives_backwards(self) -> bool:
         tiles = set().union(*(wheel.tiles for wheel in self.car.wheels))
@@ -286,7 +304,8 @@ def _controls(action: np.ndarray) -> np.ndarray:
 
 
 def _check_options(options: dict[str, Any]) -> None:
-    for name, least in (("action_repeat", 1), ("time_limit", 1), ("idle_limit", 0)):
+    least_of = {"action_repeat": 1, "time_limit": 1, "idle_limit": 0, "missed_limit": 0}
+    for name, least in least_of.items():
         value = options[name]
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name}: {value!r} given; use a whole number of at least {least}.")

@@ -43,6 +43,9 @@ class EnvConfig:
     idle_limit: int = 0
     """Training episodes end, and nothing is expected after that, once so many frames have brought
     no new tile (0: never; evaluations never do)."""
+    missed_limit: int = 0
+    """Training episodes end, and nothing is expected after that, once a tile is reached while the
+    one so many before it was not (0: never; evaluations never do)."""
     off_road_ends: bool = False
     """The paper's rule: all wheels off the road end the episode with -100."""
     backwards_ends: bool = False

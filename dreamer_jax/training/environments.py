@@ -14,6 +14,7 @@ from envs.races import RaceStreams
 from envs.records import entries
 from envs.vector import VectorEnv
 
+UNCUT = {"idle_limit": 0, "missed_limit": 0}  # episodes as they are outside training
 ACTIONS = {RACE: ("steer", "throttle")}  # names of the action's entries
 
 
@@ -30,6 +31,7 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
     views = {"pixels": config.pixels, "size": config.size}
     rules = {
         "idle_limit": config.idle_limit,
+        "missed_limit": config.missed_limit,
         "off_road_ends": config.off_road_ends,
         "backwards_ends": config.backwards_ends,
     }

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.training.config import EnvConfig
-from dreamer_jax.training.environments import make_env
+from dreamer_jax.training.environments import UNCUT, make_env
 from dreamer_jax.training.learner import Learner
 from envs.make import HeldOutSeeds
 from envs.vector import VectorEnv
@@ -40,13 +40,13 @@ def evaluate(
 ) -> Played:
     """Play tracks first_seed .. first_seed + episodes - 1 under the rules of `config`.
 
-    Idle episodes are not cut short: returns are those of the rules alone. Args: `carry` is the
-    agent's fresh carry for n environments as a function of n (see `Agent.carry`).
+    Episodes are not cut short as in training: returns are those of the rules alone. Args: `carry`
+    is the agent's fresh carry for n environments as a function of n (see `Agent.carry`).
     """
     parallel = next(n for n in range(min(episodes, MOST_PARALLEL), 0, -1) if episodes % n == 0)
     seeds = [HeldOutSeeds(first_seed + n, parallel) for n in range(parallel)]
     learners = keys.shape[0]
-    make = make_env(config, idle_limit=0)
+    make = make_env(config, **UNCUT)
     with VectorEnv(make, seeds * learners, timeout=config.timeout) as env:
         acting = jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *x.shape)), carry(parallel))
         game = _Game(env, learners, episodes // parallel)

@@ -67,6 +67,7 @@ NOT_NEGATIVE = [
     "report_every",
     "eval_every",
     "env.idle_limit",
+    "env.missed_limit",
     "env.pixels",
     "env.size",
     "agent.actor_warmup",

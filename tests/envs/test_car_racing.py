@@ -182,6 +182,28 @@ def test_driving_backwards_ends_the_episode():
     assert x * velocity[0] + y * velocity[1] < -1
 
 
+@pytest.mark.parametrize("limit", [3, 6])
+def test_a_missed_tile_ends_the_episode(limit):
+    env, driver = make(missed_limit=limit, action_repeat=1), TrackDriver(110.0, 0.5, 5)
+    env.reset(seed=5)
+    for _ in range(200):
+        score = env.reward
+        reward, terminated, _, info = env.simulate(driver.act(env))
+        visited = [tile.road_visited for tile in env.road]
+        missed = any(now and not then for now, then in zip(visited[limit:], visited, strict=False))
+        assert missed == terminated
+        if terminated:
+            break
+    assert info["end"] == "missed" and not any(visited[-20:])
+    assert reward == pytest.approx(env.reward - score)  # a frame's own reward, no fine
+
+
+def test_no_tile_is_missed_on_a_lap():
+    env, driver = make(missed_limit=3), TrackDriver()
+    env.reset(seed=LAP_SEED)
+    assert play(env, lambda _: driver.act(env))[3]["end"] == "lap"
+
+
 def test_ordinary_driving_breaks_no_rule():
     env, driver = make(off_road_ends=True, backwards_ends=True, idle_limit=100), TrackDriver(40.0)
     env.reset(seed=1)
@@ -196,6 +218,7 @@ def test_ordinary_driving_breaks_no_rule():
         {"action_repeat": "four"},
         {"time_limit": 0},
         {"idle_limit": -1},
+        {"missed_limit": -1},
         {"skip_zoom": "no"},
         {"off_road_ends": None},
         {"lap_complete_percent": 95},

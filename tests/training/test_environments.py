@@ -19,6 +19,7 @@ from dreamer_jax.training.collect import Collector, Decision
 from dreamer_jax.training.config import EnvConfig
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.environments import (
+    UNCUT,
     make_driver,
     make_env,
     make_race,
@@ -150,13 +151,14 @@ def test_records_of_many_names_are_laid_out_by_name():
     ("config", "made"),
     [
         (
-            EnvConfig(idle_limit=9),
+            EnvConfig(idle_limit=9, missed_limit=3),
             MakeEnv(
                 RACE,
                 {
                     "action_repeat": 4,
                     "time_limit": 1000,
                     "idle_limit": 0,
+                    "missed_limit": 0,
                     "off_road_ends": False,
                     "backwards_ends": False,
                 },
@@ -169,7 +171,7 @@ def test_records_of_many_names_are_laid_out_by_name():
     ],
 )
 def test_each_environment_is_given_the_options_it_has(config, made):
-    assert make_env(config, idle_limit=0) == made
+    assert make_env(config, **UNCUT) == made
 
 
 def test_options_of_others_are_refused():
