@@ -30,6 +30,8 @@ class DreamerV3Config(CategoricalConfig):
     """Width of reward, continue, value, actor and vector networks."""
     layers: int = 3
     """Hidden layers of these networks; reward and continue have one."""
+    error_scale: float = 1.0
+    """Weight of the squared errors of what is seen."""
     bins: int = 255
     """Bins of reward and value, symexp-spaced."""
 

@@ -67,7 +67,7 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
     head = two_hot_head(config.bins)
     dynamics = discrete_dynamics(rssm, estimator(config.estimator, config.temperature))
     return Parts(
-        world=make_world(config, spec, dynamics, head, norm, 1, scale=0.0, error_scale=1.0),
+        world=make_world(config, spec, dynamics, head, norm, 1, scale=0.0),
         rssm=rssm,
         actor=mlp(config, policy.outputs, norm, scale=0.01),
         value=mlp(config, head.outputs, norm, scale=0.0),

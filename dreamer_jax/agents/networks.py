@@ -44,6 +44,8 @@ class NetworkConfig:
     """Width of reward, continue, value, actor and vector networks."""
     layers: int = 3
     """Hidden layers of these networks."""
+    error_scale: float = 0.5
+    """Weight of the squared errors of what is seen; 1/2: a Gaussian of variance 1."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +105,9 @@ def make_world(
     norm: Norm = NormSiLU,
     layers: int = 0,
     scale: float = 1.0,
-    error_scale: float = 0.5,
 ) -> WorldModel:
     """The world model for what `spec` gives to see; `layers` and `scale` are those of reward's and
-    continue's networks, `error_scale` see `WorldModel`.
+    continue's networks.
 
     Raises:
       ValueError: sizes that do not fit together, naming the setting.
@@ -130,7 +131,7 @@ def make_world(
         cont=mlp(config, 1, norm, layers),
         head=head,
         fold=block,
-        error_scale=error_scale,
+        error_scale=config.error_scale,
     )
 
 

@@ -93,6 +93,7 @@ NOT_NEGATIVE = [
 ]
 POSITIVE = [
     "env.timeout",
+    "agent.error_scale",
     "agent.lr",
     "agent.behaviour_lr",
     "agent.temperature",

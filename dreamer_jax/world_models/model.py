@@ -32,7 +32,7 @@ class WorldModel(NamedTuple):
     cont: MLP
     head: Head  # what the reward network's outputs mean
     fold: int  # side of the pixel blocks folded into channels
-    error_scale: float  # of squared errors of what is seen; 1/2: a Gaussian of variance 1
+    error_scale: float  # of squared errors of what is seen
 
     def init(self, key: jax.Array, spec: Spec) -> Params:
         """Parameters by part, each from its own key."""

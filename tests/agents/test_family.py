@@ -219,8 +219,11 @@ def test_what_is_seen_is_a_gaussian_of_variance_1(make, config, share):
     """Half the squared error, as of rewards; DreamerV3 takes the whole."""
     batch = play(CONTINUOUS, 0)
     far = np.full_like(batch.obs["place"], np.expm1(30.0))
-    got = loss(make(config, CONTINUOUS), batch.replace(obs={"place": far}), "vector")
+    batch = batch.replace(obs={"place": far})
+    got = loss(make(config, CONTINUOUS), batch, "vector")
     assert got == pytest.approx(share * 30.0**2, rel=0.15)  # an untrained network answers near 0
+    thrice = loss(make(replace(config, error_scale=3 * share), CONTINUOUS), batch, "vector")
+    assert thrice == pytest.approx(3 * got)
 
 
 def test_rho_and_entropy_of_v2_follow_the_kind_of_action():
