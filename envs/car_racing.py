@@ -49,6 +49,9 @@ class RacingEnv(stock.CarRacing):
             becomes -100.
         backwards_ends: terminate once the car has moved against the direction of the road tiles it
             touches, at more than 1 unit/s, for 25 frames on end; that frame's reward becomes -100.
+        both_ways: by chance, drawn after the track, an episode drives it the other way round: from
+            the same start, with all its bends turning to the other side. Stock's tracks have four
+            sharp left-hand bends for every right-hand one.
         lap_complete_percent: handed to stock, in (0, 1]. Stock asks for it when the first tile is
             reached, which happens in `reset`: in effect a lap is all tiles, whatever it says.
         render_mode: None, "rgb_array", "state_pixels" or "human" (opens a window).
@@ -72,6 +75,7 @@ class RacingEnv(stock.CarRacing):
         missed_limit: int = 0,
         off_road_ends: bool = False,
         backwards_ends: bool = False,
+        both_ways: bool = False,
         lap_complete_percent: float = 0.95,
         render_mode: str | None = None,
     ):
@@ -88,6 +92,7 @@ class RacingEnv(stock.CarRacing):
         self.skip_zoom = skip_zoom
         self.off_road_ends = off_road_ends
         self.backwards_ends = backwards_ends
+        self.both_ways = both_ways
         self.state = self._canvases = None
         self._draws = True
         self._running = False
@@ -189,9 +194,18 @@ class RacingEnv(stock.CarRacing):
     def _create_track(self) -> bool:
         made = super()._create_track()
         if made:  # else stock tries again
+            if self.both_ways and self.np_random.random() < 0.5:
+                self._turn_round()
             self._road_polygons = _centres_and_radii([polygon for polygon, _ in self.road_poly])
             self._directions = [(-math.sin(beta), math.cos(beta)) for _, beta, _, _ in self.track]
         return made
+
+    def _turn_round(self) -> None:
+        """Tiles are then counted, and the car is set, in the other direction."""
+        first, *others = [(alpha, beta + math.pi, x, y) for alpha, beta, x, y in self.track]
+        self.track = [first, *reversed(others)]
+        for tile in self.road:
+            tile.idx = -tile.idx % len(self.road)
 
     def _render(self, mode: str):
         if mode == "state_pixels" and not self._draws:
@@ -309,7 +323,7 @@ def _check_options(options: dict[str, Any]) -> None:
         value = options[name]
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name}: {value!r} given; use a whole number of at least {least}.")
-    for name in ("skip_zoom", "off_road_ends", "backwards_ends"):
+    for name in ("skip_zoom", "off_road_ends", "backwards_ends", "both_ways"):
         if not isinstance(options[name], bool | np.bool_):
             raise ValueError(f"{name}: {options[name]!r} given; use True or False.")
     fraction = options["lap_complete_percent"]

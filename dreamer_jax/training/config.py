@@ -50,6 +50,9 @@ class EnvConfig:
     """The paper's rule: all wheels off the road end the episode with -100."""
     backwards_ends: bool = False
     """The paper's rule: driving backwards ends the episode with -100."""
+    both_ways: bool = False
+    """Training episodes drive tracks either way round, by chance (evaluations never do): sharp
+    right-hand bends are rare otherwise."""
     cars: int = 1
     """Cars on one track, each a learner of its own: as many learners (--seeds), or a multiple."""
     random_starts: bool = True

@@ -19,7 +19,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.assess import EvaluateConfig, Loaded, check_tracks, load_agent
 from dreamer_jax.training.config import EnvConfig, RunConfig, check, from_dict
-from dreamer_jax.training.environments import UNCUT, make_race
+from dreamer_jax.training.environments import PLAIN, make_race
 from dreamer_jax.training.learner import Learner, make_learner
 from dreamer_jax.training.logging import mp4
 from dreamer_jax.training.rules import MOST_CARS
@@ -106,7 +106,7 @@ def load_drivers(words: Sequence[str]) -> list[Driver]:
         raise UserError(f"{len(drivers)} drivers given: name 2 to {MOST_CARS} of them")
     if any(d.config.env.id != RACE for d in drivers):
         raise UserError(f"contests are races: choose runs of {RACE}")
-    own = {"cars": 1, "random_starts": True, "timeout": 1.0} | UNCUT  # no rules
+    own = {"cars": 1, "random_starts": True, "timeout": 1.0} | PLAIN  # no rules
     rules = {replace(d.config.env, **own) for d in drivers}
     if len(rules) > 1:
         raise UserError(
@@ -180,7 +180,7 @@ def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
 
 
 def _race(drivers: Sequence[Driver], cars: int) -> Any:
-    rules: EnvConfig = replace(drivers[0].config.env, cars=cars, random_starts=False, **UNCUT)
+    rules: EnvConfig = replace(drivers[0].config.env, cars=cars, random_starts=False, **PLAIN)
     return make_race(rules)
 
 

@@ -14,7 +14,8 @@ from envs.races import RaceStreams
 from envs.records import entries
 from envs.vector import VectorEnv
 
-UNCUT = {"idle_limit": 0, "missed_limit": 0}  # episodes as they are outside training
+# What only training's episodes may have.
+PLAIN = {"idle_limit": 0, "missed_limit": 0, "both_ways": False}
 ACTIONS = {RACE: ("steer", "throttle")}  # names of the action's entries
 
 
@@ -34,6 +35,7 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
         "missed_limit": config.missed_limit,
         "off_road_ends": config.off_road_ends,
         "backwards_ends": config.backwards_ends,
+        "both_ways": config.both_ways,
     }
     if config.id == RACE:
         if given := [name for name, value in views.items() if value]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dreamer_jax.training.config import EnvConfig
-from dreamer_jax.training.environments import UNCUT, make_env
+from dreamer_jax.training.environments import PLAIN, make_env
 from dreamer_jax.training.learner import Learner
 from envs.make import HeldOutSeeds
 from envs.vector import VectorEnv
@@ -46,7 +46,7 @@ def evaluate(
     parallel = next(n for n in range(min(episodes, MOST_PARALLEL), 0, -1) if episodes % n == 0)
     seeds = [HeldOutSeeds(first_seed + n, parallel) for n in range(parallel)]
     learners = keys.shape[0]
-    make = make_env(config, **UNCUT)
+    make = make_env(config, **PLAIN)
     with VectorEnv(make, seeds * learners, timeout=config.timeout) as env:
         acting = jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *x.shape)), carry(parallel))
         game = _Game(env, learners, episodes // parallel)

@@ -204,6 +204,30 @@ def test_no_tile_is_missed_on_a_lap():
     assert play(env, lambda _: driver.act(env))[3]["end"] == "lap"
 
 
+def test_tracks_are_driven_either_way():
+    """About half of them; the same road, pictures at the start apart, and whole laps."""
+    rules = {"missed_limit": 3, "backwards_ends": True, "time_limit": 2000}
+    either, plain = make(both_ways=True, **rules), make()
+    turned = {}
+    for seed in range(20):
+        first, _ = either.reset(seed=seed)
+        usual, _ = plain.reset(seed=seed)
+        road = [[polygon for polygon, _ in env.road_poly] for env in (either, plain)]
+        assert road[0] == road[1] and either.track[0][2:] == plain.track[0][2:]
+        turned[seed] = either.track[1][2:] == plain.track[-1][2:]
+        assert turned[seed] or either.track == plain.track
+        assert np.array_equal(first, usual) == (not turned[seed])
+        if turned[seed]:
+            there, back = (
+                np.array([beta for _, beta, _, _ in e.track[1:]]) for e in (plain, either)
+            )
+            np.testing.assert_allclose(np.diff(back), -np.diff(there)[::-1], atol=1e-9)
+    assert 5 <= sum(turned.values()) <= 15
+    driver = TrackDriver(60.0)
+    either.reset(seed=next(seed for seed in turned if turned[seed]))
+    assert play(either, lambda _: driver.act(either), 500)[3]["end"] == "lap"
+
+
 def test_ordinary_driving_breaks_no_rule():
     env, driver = make(off_road_ends=True, backwards_ends=True, idle_limit=100), TrackDriver(40.0)
     env.reset(seed=1)
@@ -221,6 +245,7 @@ def test_ordinary_driving_breaks_no_rule():
         {"missed_limit": -1},
         {"skip_zoom": "no"},
         {"off_road_ends": None},
+        {"both_ways": 1},
         {"lap_complete_percent": 95},
         {"lap_complete_percent": "0.95"},
         {"render_mode": "ansi"},

@@ -19,7 +19,7 @@ from dreamer_jax.training.collect import Collector, Decision
 from dreamer_jax.training.config import EnvConfig
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.environments import (
-    UNCUT,
+    PLAIN,
     make_driver,
     make_env,
     make_race,
@@ -151,7 +151,7 @@ def test_records_of_many_names_are_laid_out_by_name():
     ("config", "made"),
     [
         (
-            EnvConfig(idle_limit=9, missed_limit=3),
+            EnvConfig(idle_limit=9, missed_limit=3, both_ways=True),
             MakeEnv(
                 RACE,
                 {
@@ -161,6 +161,7 @@ def test_records_of_many_names_are_laid_out_by_name():
                     "missed_limit": 0,
                     "off_road_ends": False,
                     "backwards_ends": False,
+                    "both_ways": False,
                 },
             ),
         ),
@@ -171,7 +172,7 @@ def test_records_of_many_names_are_laid_out_by_name():
     ],
 )
 def test_each_environment_is_given_the_options_it_has(config, made):
-    assert make_env(config, **UNCUT) == made
+    assert make_env(config, **PLAIN) == made
 
 
 def test_options_of_others_are_refused():
