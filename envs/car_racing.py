@@ -42,9 +42,8 @@ class RacingEnv(stock.CarRacing):
         time_limit: frames after which the episode is truncated, also amidst a repeat.
         skip_zoom: leave out the zoom-in animation of the first second (pixels only).
         idle_limit: frames without reaching a new tile after which the episode terminates; 0: never.
-        missed_limit: terminate once a tile is reached while the one so many before it (3: a car's
-            length and a half) was not, so that no lap can come of it without turning round; 0:
-            never.
+        missed_limit: terminate once a tile is reached while the one so many before it (3: two car
+            lengths) was not, so that no lap can come of it without turning round; 0: never.
         off_road_ends: terminate once all four wheels have left the road tiles; that frame's reward
             becomes -100.
         backwards_ends: terminate once the car has moved against the direction of the road tiles it
