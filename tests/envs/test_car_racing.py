@@ -228,6 +228,23 @@ def test_tracks_are_driven_either_way():
     assert play(either, lambda _: driver.act(either), 500)[3]["end"] == "lap"
 
 
+def test_right_hand_bends_are_rare_unless_tracks_are_driven_either_way():
+    plain, either = (
+        np.sum([sharp_bends(env, s) for s in range(40)], axis=0)
+        for env in (make(), make(both_ways=True))
+    )
+    assert plain[0] > 3 * plain[1] and either[0] < 2 * either[1]
+    assert sum(either) == pytest.approx(sum(plain), rel=0.1)
+
+
+def sharp_bends(env, seed):
+    """Stretches on which the road turns by more than 1.2 within 6 tiles: (to the left, right)."""
+    env.reset(seed=seed)
+    beta = np.array([beta for _, beta, _, _ in env.track])
+    turn = (np.roll(beta, -3) - np.roll(beta, 3) + np.pi) % (2 * np.pi) - np.pi
+    return [np.sum(sharp & ~np.roll(sharp, 1)) for sharp in (turn > 1.2, turn < -1.2)]
+
+
 def test_ordinary_driving_breaks_no_rule():
     env, driver = make(off_road_ends=True, backwards_ends=True, idle_limit=100), TrackDriver(40.0)
     env.reset(seed=1)
