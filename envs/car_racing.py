@@ -26,6 +26,8 @@ pygame = stock.pygame
 FAULT_REWARD = -100.0  # what stock gives for leaving the field
 BACKWARDS_SPEED = 1.0  # units/s against the track; a car at racing speed makes 40 to 80
 BACKWARDS_FRAMES = 25  # half a second: a spin that is caught does not count
+TRAILING_TILES = 3  # two car lengths: so far behind a new tile, no wheel of the car is to come
+SHORT_CUT_TILES = 20  # so many on end are not missed in passing: the car came from elsewhere
 
 _dummy_display = False  # whether SDL_VIDEODRIVER was set here, not by the user
 
@@ -44,6 +46,9 @@ class RacingEnv(stock.CarRacing):
         idle_limit: frames without reaching a new tile after which the episode terminates; 0: never.
         missed_limit: terminate once a tile is reached while the one so many before it (3: two car
             lengths) was not, so that no lap can come of it without turning round; 0: never.
+        missed_cost: subtracted from the reward once for every place at which the car passes tiles
+            by (one or several on end, fewer than 20), when it is on the road again behind them. The
+            score in the picture stays stock's.
         off_road_ends: terminate once all four wheels have left the road tiles; that frame's reward
             becomes -100.
         backwards_ends: terminate once the car has moved against the direction of the road tiles it
@@ -72,6 +77,7 @@ class RacingEnv(stock.CarRacing):
         skip_zoom: bool = True,
         idle_limit: int = 0,
         missed_limit: int = 0,
+        missed_cost: float = 0.0,
         off_road_ends: bool = False,
         backwards_ends: bool = False,
         both_ways: bool = False,
@@ -88,6 +94,7 @@ class RacingEnv(stock.CarRacing):
         self.time_limit = int(time_limit)
         self.idle_limit = int(idle_limit)
         self.missed_limit = int(missed_limit)
+        self.missed_cost = float(missed_cost)
         self.skip_zoom = skip_zoom
         self.off_road_ends = off_road_ends
         self.backwards_ends = backwards_ends
@@ -112,6 +119,7 @@ class RacingEnv(stock.CarRacing):
         self._frame = self._newest_tile_frame = self._backwards = 0
         self._tiles_seen = self.tile_visited_count
         self._reached: set[int] = set()
+        self._passed_by: set[int] = set()
         self._running = True
         return self._draw(), self._info(0, "")
 
@@ -159,19 +167,38 @@ class RacingEnv(stock.CarRacing):
                 return FAULT_REWARD, "backwards"
         if self.idle_limit and self._frame - self._newest_tile_frame >= self.idle_limit:
             return float(reward), "idle"
-        if self.missed_limit and self._missed_a_tile():
-            return float(reward), "missed"
+        if self.missed_limit or self.missed_cost:
+            new = self._newly_reached()
+            reward -= self.missed_cost * self._places_passed_by(new)
+            behind = ((i - self.missed_limit) % len(self.track) for i in new)
+            if self.missed_limit and any(i not in self._reached for i in behind):
+                return float(reward), "missed"
         return float(reward), ""
 
-    def _missed_a_tile(self) -> bool:
-        """Whether the tile `missed_limit` behind one just reached was never touched."""
+    def _newly_reached(self) -> set[int]:
+        """Tiles that wheels touch for the first time; `_reached` has them from here on."""
         touched = {tile.idx for wheel in self.car.wheels for tile in wheel.tiles}
-        tiles, limit = len(self.track), self.missed_limit
         if not self._reached:  # those behind the start are none to have touched
-            self._reached = {(i - back) % tiles for i in touched for back in range(limit + 1)}
+            back = range(max(self.missed_limit, TRAILING_TILES) + 1)
+            self._reached = {(i - b) % len(self.track) for i in touched for b in back}
         new = touched - self._reached
         self._reached |= touched
-        return any((i - limit) % tiles not in self._reached for i in new)
+        return new
+
+    def _places_passed_by(self, new: set[int]) -> int:
+        """How many stretches of untouched tiles the car has left behind with these new tiles."""
+        tiles, places = len(self.track), 0
+        for tile in sorted(new):
+            behind = [tile - TRAILING_TILES]
+            while behind[-1] % tiles not in self._reached | self._passed_by:
+                behind.append(behind[-1] - 1)
+                if len(behind) > SHORT_CUT_TILES:
+                    break
+            *missed, before = (i % tiles for i in behind)
+            # what goes on from a stretch already counted is the rest of it
+            places += bool(missed) and before in self._reached
+            self._passed_by.update(missed)
+        return places
 
     def _drives_backwards(self) -> bool:
         tiles = set().union(*(wheel.tiles for wheel in self.car.wheels))
@@ -322,6 +349,9 @@ def _check_options(options: dict[str, Any]) -> None:
         value = options[name]
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name}: {value!r} given; use a whole number of at least {least}.")
+    cost = options["missed_cost"]
+    if isinstance(cost, bool) or not isinstance(cost, int | float | np.number) or not cost >= 0:
+        raise ValueError(f"missed_cost: {cost!r} given; use a number of at least 0.")
     for name in ("skip_zoom", "off_road_ends", "backwards_ends", "both_ways"):
         if not isinstance(options[name], bool | np.bool_):
             raise ValueError(f"{name}: {options[name]!r} given; use True or False.")

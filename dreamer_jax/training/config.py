@@ -46,6 +46,10 @@ class EnvConfig:
     missed_limit: int = 0
     """Training episodes end, and nothing is expected after that, once a tile is reached while the
     one so many before it was not (0: never; evaluations never do)."""
+    missed_cost: float = 0.0
+    """Training episodes lose so much reward for every place at which the car passes tiles by (0:
+    none; evaluations never do): one missed tile leaves a lap unfinished, some 30 points that no
+    imagined rollout is long enough to see."""
     off_road_ends: bool = False
     """The paper's rule: all wheels off the road end the episode with -100."""
     backwards_ends: bool = False

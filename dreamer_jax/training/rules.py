@@ -68,6 +68,7 @@ NOT_NEGATIVE = [
     "eval_every",
     "env.idle_limit",
     "env.missed_limit",
+    "env.missed_cost",
     "env.pixels",
     "env.size",
     "agent.actor_warmup",

@@ -1,5 +1,6 @@
 """The races against Gymnasium's own: the same pictures, rewards and ends, bit for bit."""
 
+import itertools
 from types import SimpleNamespace
 
 import gymnasium
@@ -198,10 +199,44 @@ def test_a_missed_tile_ends_the_episode(limit):
     assert reward == pytest.approx(env.reward - score)  # a frame's own reward, no fine
 
 
+@pytest.mark.parametrize(("speed", "noise", "seed"), [(80.0, 0.3, 1), (110.0, 0.5, 1)])
+def test_each_place_passed_by_costs_once(speed, noise, seed):
+    """By hand from stock's own book of tiles: stretches untouched between touched ones."""
+    dear, free = make(missed_cost=20.0, action_repeat=1), make(action_repeat=1)
+    driver, cost = TrackDriver(speed, noise, seed), 0.0
+    for env in (dear, free):
+        env.reset(seed=seed)
+    ended = False
+    while not ended:
+        action = driver.act(dear)
+        (paid, *ends), (got, *same) = dear.simulate(action), free.simulate(action)
+        assert ends == same
+        cost += got - paid
+        ended = ends[0] or ends[1]
+    assert dear.reward == free.reward  # what the picture shows
+    visited = [tile.road_visited for tile in dear.road]
+    stretches = [len(list(tiles)) for seen, tiles in itertools.groupby(visited) if not seen]
+    *between, _ = stretches if not visited[-1] else [*stretches, 0]
+    assert len(between) >= 2 and max(between) < 20
+    assert cost == pytest.approx(20.0 * len(between))
+
+
+def test_a_short_cut_and_the_way_back_cost_nothing():
+    env = make(missed_cost=20.0)
+    env.reset(seed=0)
+    env._reached = set(range(10))
+    assert env._places_passed_by({9 + 1 + 24}) == 0  # 21 tiles lie between it and the last
+    assert env._places_passed_by({9 + 1 + 25}) == 0
+    assert env._places_passed_by({len(env.track) - 4}) == 0
+    env._passed_by.clear()
+    assert env._places_passed_by({10 + 3}) == 1  # tile 10
+    assert env._places_passed_by({11 + 3}) == 0  # and 11, the rest of the stretch
+
+
 def test_no_tile_is_missed_on_a_lap():
-    env, driver = make(missed_limit=3), TrackDriver()
+    env, driver = make(missed_limit=3, missed_cost=20.0), TrackDriver()
     env.reset(seed=LAP_SEED)
-    assert play(env, lambda _: driver.act(env))[3]["end"] == "lap"
+    assert play(env, lambda _: driver.act(env))[3]["end"] == "lap" and not env._passed_by
 
 
 def test_tracks_are_driven_either_way():
@@ -260,6 +295,8 @@ def test_ordinary_driving_breaks_no_rule():
         {"time_limit": 0},
         {"idle_limit": -1},
         {"missed_limit": -1},
+        {"missed_cost": -1.0},
+        {"missed_cost": "dear"},
         {"skip_zoom": "no"},
         {"off_road_ends": None},
         {"both_ways": 1},

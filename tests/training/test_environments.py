@@ -151,7 +151,7 @@ def test_records_of_many_names_are_laid_out_by_name():
     ("config", "made"),
     [
         (
-            EnvConfig(idle_limit=9, missed_limit=3, both_ways=True),
+            EnvConfig(idle_limit=9, missed_limit=3, missed_cost=9.0, both_ways=True),
             MakeEnv(
                 RACE,
                 {
@@ -159,6 +159,7 @@ def test_records_of_many_names_are_laid_out_by_name():
                     "time_limit": 1000,
                     "idle_limit": 0,
                     "missed_limit": 0,
+                    "missed_cost": 0.0,
                     "off_road_ends": False,
                     "backwards_ends": False,
                     "both_ways": False,
