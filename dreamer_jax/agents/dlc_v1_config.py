@@ -85,6 +85,8 @@ class DLCConfig:
     """Largest global gradient norm of the world model."""
     actor_critic_clip: float = 100.0
     """Largest global gradient norm of actor and critic."""
+    lr_anneal: int = 0
+    """Updates after which all three step sizes have fallen, linearly, to a tenth (0: they stay)."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dreamer_jax.nn.blocks import MLP
 from dreamer_jax.nn.conv import fold, to_unit
 from dreamer_jax.nn.vision import Decoder, Encoder
 from dreamer_jax.ops.keys import named_key
-from dreamer_jax.ops.optimisers import clipped_adam
+from dreamer_jax.ops.optimisers import annealed, clipped_adam
 from dreamer_jax.types import Params, Spec
 from dreamer_jax.world_models.rssm import RSSM
 
@@ -96,10 +96,14 @@ def make_parts(config: DLCConfig, spec: Spec) -> Parts:
 def make_optimisers(config: DLCConfig) -> Optimisers:
     """Adam with a clipped global norm for each of the three."""
     eps, clip = config.actor_critic_eps, config.actor_critic_clip
+
+    def adam(lr: float, eps: float, clip: float, every: int = 1):
+        return clipped_adam(annealed(lr, config.lr_anneal // every), eps, clip)
+
     return Optimisers(
-        model=clipped_adam(config.model_lr, config.model_eps, config.model_clip),
-        actor=clipped_adam(config.actor_lr, eps, clip),
-        critic=clipped_adam(config.critic_lr, eps, clip),
+        model=adam(config.model_lr, config.model_eps, config.model_clip),
+        actor=adam(config.actor_lr, eps, clip, config.actor_interval),
+        critic=adam(config.critic_lr, eps, clip),
     )
 
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import optax
 
 
-def clipped_adam(learning_rate: float, eps: float, clip: float) -> optax.GradientTransformation:
+def clipped_adam(
+    learning_rate: optax.ScalarOrSchedule, eps: float, clip: float
+) -> optax.GradientTransformation:
     """Adam behind a clip of the global gradient norm."""
     return optax.chain(optax.clip_by_global_norm(clip), optax.adam(learning_rate, eps=eps))
 
@@ -82,12 +84,17 @@ def clip_adaptively(share: float, least: float = 1e-3) -> optax.GradientTransfor
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def annealed(peak: float, updates: int) -> optax.Schedule:
+    """Step size that falls from `peak`, linearly, to a tenth after so many updates (0: it stays)."""
+    if not updates:
+        return optax.constant_schedule(peak)
+    return optax.linear_schedule(peak, 0.1 * peak, updates)
+
+
 def warmed_up(peak: float, warmup: int, anneal: int = 0) -> optax.Schedule:
     """Step size by the number of updates before: from 0 to `peak` over `warmup` of them, then, if
     `anneal` is not 0, down to a tenth of `peak` at update `anneal`; both linearly."""
-    after = optax.constant_schedule(peak)
-    if anneal:
-        after = optax.linear_schedule(peak, 0.1 * peak, anneal - warmup)
+    after = annealed(peak, anneal and anneal - warmup)
     if not warmup:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup])
