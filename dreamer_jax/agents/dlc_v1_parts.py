@@ -98,7 +98,8 @@ def make_optimisers(config: DLCConfig) -> Optimisers:
     eps, clip = config.actor_critic_eps, config.actor_critic_clip
 
     def adam(lr: float, eps: float, clip: float, every: int = 1):
-        return clipped_adam(annealed(lr, config.lr_anneal // every), eps, clip)
+        falls = config.lr_anneal // every
+        return clipped_adam(annealed(lr, falls) if falls else lr, eps, clip)
 
     return Optimisers(
         model=adam(config.model_lr, config.model_eps, config.model_clip),

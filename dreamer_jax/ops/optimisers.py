@@ -85,7 +85,7 @@ def clip_adaptively(share: float, least: float = 1e-3) -> optax.GradientTransfor
 
 
 def annealed(peak: float, updates: int) -> optax.Schedule:
-    """Step size that falls from `peak`, linearly, to a tenth after so many updates (0: it stays)."""
+    """Step size that falls from `peak`, linearly, to a tenth after so many updates (0: stays)."""
     if not updates:
         return optax.constant_schedule(peak)
     return optax.linear_schedule(peak, 0.1 * peak, updates)

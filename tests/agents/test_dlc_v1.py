@@ -8,7 +8,7 @@ from tiny import AGENT, BATCH, CONFIG, LENGTH, SPEC, paint, play, update
 
 from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.agents.dlc_v1_config import DLCConfig
-from dreamer_jax.agents.dlc_v1_parts import make_parts
+from dreamer_jax.agents.dlc_v1_parts import make_optimisers, make_parts
 from dreamer_jax.agents.pictures import CONTEXT
 from dreamer_jax.nn.conv import fold
 from dreamer_jax.ops.optimisers import ema
@@ -69,6 +69,19 @@ def test_model_and_critic_move_always_and_the_actor_every_second_time(fresh, bat
         assert changed(new.actor_opt, state.actor_opt) == (number % 2 == 1)
         assert np.isfinite(metrics["grad_norm/actor"]) == (number % 2 == 1)
         state = new
+
+
+def test_the_step_sizes_fall_to_a_tenth():
+    """By hand: on equal gradients Adam steps by its step size; the actor has every second update."""
+    optimisers = make_optimisers(DLCConfig(lr_anneal=8))
+    for part, peak, updates in (("model", 6e-4, 8), ("critic", 6e-4, 8), ("actor", 1e-4, 4)):
+        adam, one = getattr(optimisers, part), jnp.ones(3)
+        opt, sizes = adam.init(one), []
+        for _ in range(updates + 2):
+            moved, opt = adam.update(one, opt, one)
+            sizes.append(-float(moved[0]))
+        want = peak * np.maximum(1 - 0.9 * np.arange(updates + 2) / updates, 0.1)
+        np.testing.assert_allclose(sizes, want, rtol=1e-3)
 
 
 def test_the_actor_waits_for_the_model(fresh, batch):
