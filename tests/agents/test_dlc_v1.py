@@ -72,7 +72,7 @@ def test_model_and_critic_move_always_and_the_actor_every_second_time(fresh, bat
 
 
 def test_the_step_sizes_fall_to_a_tenth():
-    """By hand: on equal gradients Adam steps by its step size; the actor has every second update."""
+    """By hand: on equal gradients Adam steps by its step size; every second is the actor's."""
     optimisers = make_optimisers(DLCConfig(lr_anneal=8))
     for part, peak, updates in (("model", 6e-4, 8), ("critic", 6e-4, 8), ("actor", 1e-4, 4)):
         adam, one = getattr(optimisers, part), jnp.ones(3)
