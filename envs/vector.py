@@ -178,7 +178,8 @@ class VectorEnv:
         """Brings every environment to where it stood by replaying its episode's actions.
 
         Returns the records as they stood, so that a policy can go on from them. Needs the same
-        `make_env` and seeds as the snapshot's.
+        `make_env` and seeds as the snapshot's. Where an episode has ended without any actions,
+        there is nothing to replay (zeros for a record), and the next one comes.
 
         Raises:
             ValueError: the snapshot is of another number of environments.
@@ -191,14 +192,16 @@ class VectorEnv:
                 "use as many as when it was taken."
             )
         replays = [
-            {"seed": self._seeds[e](past["episode"]), **past} if past["started"] else None
+            {"seed": self._seeds[e](past["episode"]), **past}
+            if past["started"] and (past["actions"] or not past["ended"])
+            else None
             for e, past in enumerate(snapshot)
         ]
         self._episodes = [past["episode"] if past["started"] else -1 for past in snapshot]
         self._actions = [[np.array(a, np.float32) for a in past["actions"]] for past in snapshot]
         self._ended = np.array([past["ended"] for past in snapshot], bool)
         for field in self._record.arrays():
-            field[:] = 0  # of those not started
+            field[:] = 0  # of those not replayed
         self._exchange(replays)
         self._record.given[:] = False
         return self._record

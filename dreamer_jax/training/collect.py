@@ -135,9 +135,10 @@ class Collector:
             "frames": self.frames.tolist(),
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Continue where `get_state` was taken."""
-        self.last = self.env.restore(state["streams"]).copy()
+    def set_state(self, state: dict[str, Any], same_episodes: bool = True) -> None:
+        """Continue where `get_state` was taken, or with the episodes after those under way."""
+        given_up = {} if same_episodes else {"actions": [], "ended": True}
+        self.last = self.env.restore([past | given_up for past in state["streams"]]).copy()
         self._running = np.array(state["running"])
         self.frames = np.array(state["frames"], np.int64)
 

@@ -169,9 +169,10 @@ class Run:
         """A complete checkpoint."""
         save_run(self)
 
-    def load(self) -> list[str]:
-        """Continue from the newest whole checkpoint; returns warnings about damaged ones."""
-        return load_run(self)
+    def load(self, same_episodes: bool = True) -> list[str]:
+        """Continue from the newest whole checkpoint, with new episodes unless those under way may
+        go on; returns warnings about damaged ones."""
+        return load_run(self, same_episodes)
 
     # ------------------------------------------------------------------ cycle
 

@@ -15,7 +15,16 @@ MOST_CARS = 8  # of envs.multi_car_racing; the grid has no more places
 # How often one looks at a run and saves it, and how long one waits: none of it is learnt from.
 WATCHING = ("report_every", "eval_every", "eval_episodes", "checkpoint_every", "keep")
 WATCHING += ("env.timeout",)
-CHANGEABLE = ("cycles", *WATCHING)  # when a run goes on
+# What the episodes to come may demand; those under way are then given up.
+EPISODE_RULES = (
+    "env.idle_limit",
+    "env.missed_limit",
+    "env.missed_cost",
+    "env.off_road_ends",
+    "env.backwards_ends",
+    "env.both_ways",
+)
+CHANGEABLE = ("cycles", *WATCHING, *EPISODE_RULES)  # when a run goes on
 
 AT_LEAST_ONE = [
     "cycles",
@@ -140,6 +149,11 @@ def need_possible(config: RunConfig) -> None:
             _need(holds(_get(config, name)), name, config, remedy)
     for name, holds, remedy in _relations(config):
         _need(holds, name, config, remedy)
+
+
+def same_episodes(one: RunConfig, other: RunConfig) -> bool:
+    """Whether an episode of one run may go on in the other."""
+    return all(_get(one, name) == _get(other, name) for name in EPISODE_RULES)
 
 
 def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:

@@ -44,8 +44,8 @@ def save_run(run: Run) -> None:
     run.checkpoints.save(run.cycle, arrays, host)
 
 
-def load_run(run: Run) -> list[str]:
-    """Continue from the newest whole checkpoint; returns warnings about damaged ones."""
+def load_run(run: Run, same_episodes: bool) -> list[str]:
+    """See `Run.load`."""
     template, _ = checkpoint_template(run.agent, run.spec, run.config, run.checkpoints)
     restored = run.checkpoints.restore(template)
     host, arrays = restored.host, restored.arrays
@@ -68,7 +68,7 @@ def load_run(run: Run) -> list[str]:
         ),
     )
     run.cycle, run.updates = host["cycle"], host["updates"]
-    run.collector.set_state(host["collector"])
+    run.collector.set_state(host["collector"], same_episodes)
     for driver, state in zip(run.drivers, host["drivers"], strict=True):
         driver.set_state(state)
     return restored.warnings

@@ -199,3 +199,22 @@ def test_it_continues_from_its_state(worker, before):
         np.testing.assert_array_equal(leaves(got.chunk)[name], value)
     assert got.episodes == want.episodes
     assert other.get_state() == after
+
+
+@pytest.mark.parametrize("before", [0, 1, 3, 5])
+def test_it_may_go_on_with_new_episodes(worker, before):
+    """Of the next seeds, from their resets on; what was under way is neither played nor counted."""
+    collector = Collector(worker(), S, CHUNK)
+    if before:
+        collector.steps(policy, before)
+    state = json.loads(json.dumps(collector.get_state()))
+    collector.set_state(state, same_episodes=False)
+    assert collector.frames.tolist() == state["frames"]
+    got = collector.episodes(policy, 1)
+    for e, past in enumerate(state["streams"]):
+        seed = seeds(e)(past["episode"] + past["started"])
+        seen = got.chunk.obs["vector"][e // N, : 3 + seed % 3, e % N, :2]
+        assert seen.tolist() == [[seed, count] for count in range(3 + seed % 3)]
+        assert got.chunk.is_first[e // N, :, e % N].tolist() == [True] + [False] * (CHUNK - 1)
+        assert 2 + seed % 3 in [x.decisions for x in got.episodes if x.learner == e // N]
+    assert len(got.episodes) == S * N

@@ -11,7 +11,13 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.command import CHANGEABLE, parse, with_changes
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
 from dreamer_jax.training.presets import DEBUG, FAMILY, LAPTOP, PAPER, choose
-from dreamer_jax.training.rules import AT_LEAST_ONE, FRACTIONS, NOT_NEGATIVE, POSITIVE
+from dreamer_jax.training.rules import (
+    AT_LEAST_ONE,
+    FRACTIONS,
+    NOT_NEGATIVE,
+    POSITIVE,
+    same_episodes,
+)
 
 
 def changed(config, name, value):
@@ -34,7 +40,6 @@ BAD = [
     ("agent.starts", 25),  # batch 3 x length 8 = 24 states
     ("agent.posterior_layers", 1),
     ("agent.bins", 40),  # an even number has no bin at 0
-    ("agent.lr_anneal", 50),  # before the step size has risen
     ("agent.classes", 1),
     ("generated.pool", 7),  # agent.starts 8
     ("generated.pool", 20),  # no multiple of fresh 8
@@ -152,14 +157,27 @@ def test_defaults_are_the_published_settings():
     assert (PAPER.batch, PAPER.length, PAPER.agent.horizon, PAPER.agent.starts) == (50, 50, 15, 50)
 
 
+def test_the_step_size_falls_only_after_it_has_risen():
+    with pytest.raises(UserError, match=r"--agent\.lr-anneal=50 cannot be: use 0 or more"):
+        check(changed(FAMILY["dreamer_v3"]["debug"], "agent.lr_anneal", 50))
+
+
 def test_a_run_that_goes_on_may_take_longer():
     words = "--cycles 99 --report-every 0 --eval-every 7 --eval_episodes 2 --env.timeout 30"
     got = with_changes(DEBUG, [*words.split(), "--checkpoint-every", "1", "--keep", "9"])
     want = changed(changed(DEBUG, "cycles", 99), "env.timeout", 30.0)
-    for name, value in zip(CHANGEABLE[1:-1], (0, 7, 2, 1, 9), strict=True):
+    for name, value in zip(CHANGEABLE[1:6], (0, 7, 2, 1, 9), strict=True):
         want = changed(want, name, value)
     assert got == want
     assert with_changes(DEBUG, []) is DEBUG
+
+
+def test_a_run_that_goes_on_may_have_other_episodes():
+    ways = changed(DEBUG, "env.both_ways", True)
+    got = with_changes(ways, ["--env.no-both-ways", "--env.missed-cost=5", "--env.idle-limit", "0"])
+    assert got == changed(changed(DEBUG, "env.missed_cost", 5.0), "env.idle_limit", 0)
+    assert not same_episodes(got, DEBUG) and not same_episodes(ways, DEBUG)
+    assert same_episodes(with_changes(DEBUG, ["--cycles", "9", "--env.timeout", "9"]), DEBUG)
 
 
 @pytest.mark.parametrize(
