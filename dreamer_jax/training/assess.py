@@ -28,6 +28,9 @@ from envs import RACE
 from envs.make import HELD_OUT
 
 
+EPISODES = ("returns", "progress", "frames")  # that evaluation.json has of every episode
+
+
 @dataclass(frozen=True)
 class EvaluateConfig:
     """What to evaluate, and on which tracks."""
@@ -63,7 +66,8 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
         for s, member in enumerate(config.members):
             summary = summarise(played.returns[s], played.laps[s])
             how = {"cycle": cycle, "first_track": options.first_track, "stock": options.stock}
-            own = summary | how | {"returns": played.returns[s].tolist()}
+            episodes = {name: getattr(played, name)[s].tolist() for name in EPISODES}
+            own = summary | how | episodes
             results[member.setting][str(member.seed)] = own
             print(table(member.label, summary, laps=config.env.id == RACE))
         for setting, own in results.items():  # beside the setting's runs

@@ -32,5 +32,6 @@ def test_stock_rules_replace_the_stricter_ones_alone(stock, tmp_path, monkeypatc
     rules = replace(STRICT, off_road_ends=stricter, backwards_ends=stricter)
     assert seen == [replace(config, env=rules)]
     kept = json.loads((tmp_path / "run" / "evaluation.json").read_text())["3"]
-    assert kept["returns"] == [5.0, 7.0] and kept["cycle"] == 9 and kept["stock"] is stock
+    assert kept["returns"] == [5.0, 7.0] and kept["progress"] == kept["frames"] == [0.0, 0.0]
+    assert kept["cycle"] == 9 and kept["stock"] is stock
     assert json.loads((tmp_path / "run" / "config.json").read_text())["env"]["off_road_ends"]
