@@ -27,7 +27,6 @@ from dreamer_jax.types import Agent, Spec
 from envs import RACE
 from envs.make import HELD_OUT
 
-
 EPISODES = ("returns", "progress", "frames")  # that evaluation.json has of every episode
 
 
