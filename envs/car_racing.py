@@ -49,6 +49,9 @@ class RacingEnv(stock.CarRacing):
         missed_cost: subtracted from the reward once for every place at which the car passes tiles
             by (one or several on end, fewer than 20), when it is on the road again behind them. The
             score in the picture stays stock's.
+        limit_ends: the time limit terminates instead of truncating: nothing is expected after it,
+            as nothing is after a finished lap. Else driving so slowly that the limit comes before
+            the lap's end promises more than finishing.
         off_road_ends: terminate once all four wheels have left the road tiles; that frame's reward
             becomes -100.
         backwards_ends: terminate once the car has moved against the direction of the road tiles it
@@ -78,6 +81,7 @@ class RacingEnv(stock.CarRacing):
         idle_limit: int = 0,
         missed_limit: int = 0,
         missed_cost: float = 0.0,
+        limit_ends: bool = False,
         off_road_ends: bool = False,
         backwards_ends: bool = False,
         both_ways: bool = False,
@@ -96,6 +100,7 @@ class RacingEnv(stock.CarRacing):
         self.missed_limit = int(missed_limit)
         self.missed_cost = float(missed_cost)
         self.skip_zoom = skip_zoom
+        self.limit_ends = limit_ends
         self.off_road_ends = off_road_ends
         self.backwards_ends = backwards_ends
         self.both_ways = both_ways
@@ -144,12 +149,17 @@ class RacingEnv(stock.CarRacing):
                 reward, end = self._simulate_frame(controls)
                 frames += 1
                 total += reward
-                terminated = bool(end)
-                truncated = self._frame >= self.time_limit
+                end, terminated, truncated = self._judge(end)
         finally:
             self._draws = True
         self._running = not (terminated or truncated)
-        return total, terminated, truncated, self._info(frames, end or ("time" * truncated))
+        return total, terminated, truncated, self._info(frames, end)
+
+    def _judge(self, end: str) -> tuple[str, bool, bool]:
+        """A frame's end or "" -> the end with the time limit's, terminated, truncated."""
+        late = self._frame >= self.time_limit
+        terminated = bool(end) or (late and self.limit_ends)
+        return end or "time" * late, terminated, late and not self.limit_ends
 
     def _simulate_frame(self, controls: np.ndarray) -> tuple[float, str]:
         """One frame of stock's physics, then the added ends -> (reward, end or "")."""
@@ -352,7 +362,7 @@ def _check_options(options: dict[str, Any]) -> None:
     cost = options["missed_cost"]
     if isinstance(cost, bool) or not isinstance(cost, int | float | np.number) or not cost >= 0:
         raise ValueError(f"missed_cost: {cost!r} given; use a number of at least 0.")
-    for name in ("skip_zoom", "off_road_ends", "backwards_ends", "both_ways"):
+    for name in ("skip_zoom", "limit_ends", "off_road_ends", "backwards_ends", "both_ways"):
         if not isinstance(options[name], bool | np.bool_):
             raise ValueError(f"{name}: {options[name]!r} given; use True or False.")
     fraction = options["lap_complete_percent"]

@@ -50,6 +50,9 @@ class EnvConfig:
     """Training episodes lose so much reward for every place at which the car passes tiles by (0:
     none; evaluations never do): one missed tile leaves a lap unfinished, some 30 points that no
     imagined rollout is long enough to see."""
+    limit_ends: bool = False
+    """Nothing is expected after the time limit of training episodes, as nothing is after a finished
+    lap (else driving too slowly to finish promises more than finishing)."""
     off_road_ends: bool = False
     """The paper's rule: all wheels off the road end the episode with -100."""
     backwards_ends: bool = False

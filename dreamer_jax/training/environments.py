@@ -15,7 +15,13 @@ from envs.records import entries
 from envs.vector import VectorEnv
 
 # What only training's episodes may have.
-PLAIN = {"idle_limit": 0, "missed_limit": 0, "missed_cost": 0.0, "both_ways": False}
+PLAIN = {
+    "idle_limit": 0,
+    "missed_limit": 0,
+    "missed_cost": 0.0,
+    "limit_ends": False,
+    "both_ways": False,
+}
 ACTIONS = {RACE: ("steer", "throttle")}  # names of the action's entries
 
 
@@ -34,6 +40,7 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
         "idle_limit": config.idle_limit,
         "missed_limit": config.missed_limit,
         "missed_cost": config.missed_cost,
+        "limit_ends": config.limit_ends,
         "off_road_ends": config.off_road_ends,
         "backwards_ends": config.backwards_ends,
         "both_ways": config.both_ways,

@@ -280,6 +280,19 @@ def sharp_bends(env, seed):
     return [np.sum(sharp & ~np.roll(sharp, 1)) for sharp in (turn > 1.2, turn < -1.2)]
 
 
+def test_the_time_limit_may_end_an_episode_for_good():
+    rest = np.zeros(2, np.float32)
+    for ends in (False, True):
+        env = make(time_limit=10, limit_ends=ends)
+        env.reset(seed=0)
+        flags = [env.simulate(rest)[1:] for _ in range(3)]
+        assert all(not (terminated or truncated) for terminated, truncated, _ in flags[:-1])
+        assert flags[-1] == (ends, not ends, flags[-1][2])
+        assert flags[-1][2]["end"] == "time" and flags[-1][2]["frames"] == 2
+        with pytest.raises(ResetNeeded):
+            env.simulate(rest)
+
+
 def test_ordinary_driving_breaks_no_rule():
     env, driver = make(off_road_ends=True, backwards_ends=True, idle_limit=100), TrackDriver(40.0)
     env.reset(seed=1)
@@ -299,6 +312,7 @@ def test_ordinary_driving_breaks_no_rule():
         {"missed_cost": "dear"},
         {"skip_zoom": "no"},
         {"off_road_ends": None},
+        {"limit_ends": "yes"},
         {"both_ways": 1},
         {"lap_complete_percent": 95},
         {"lap_complete_percent": "0.95"},

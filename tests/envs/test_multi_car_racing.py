@@ -75,6 +75,8 @@ def test_one_car_races_as_alone():
     assert info["end"] in ("time", "field")
     options = {"action_repeat": 3, "skip_zoom": False, "time_limit": 100}
     assert compare_with_single(options, 2, blind(2), 1)["end"] == "time"
+    options["limit_ends"] = True
+    assert compare_with_single(options, 2, blind(2), 1)["end"] == "time"
 
 
 def test_one_car_finishes_its_lap_as_alone():

@@ -151,7 +151,9 @@ def test_records_of_many_names_are_laid_out_by_name():
     ("config", "made"),
     [
         (
-            EnvConfig(idle_limit=9, missed_limit=3, missed_cost=9.0, both_ways=True),
+            EnvConfig(
+                idle_limit=9, missed_limit=3, missed_cost=9.0, limit_ends=True, both_ways=True
+            ),
             MakeEnv(
                 RACE,
                 {
@@ -160,6 +162,7 @@ def test_records_of_many_names_are_laid_out_by_name():
                     "idle_limit": 0,
                     "missed_limit": 0,
                     "missed_cost": 0.0,
+                    "limit_ends": False,
                     "off_road_ends": False,
                     "backwards_ends": False,
                     "both_ways": False,
