@@ -102,7 +102,8 @@ class Agent(NamedTuple):
     init:   (key) -> state
     carry:  (num_envs) -> carry                    what `act` remembers between steps
     act:    (state, carry, obs {name: [N, ...]}, is_first [N], key, mode) -> (action [N, A], carry);
-            mode is "train" or "eval" (as the agent is judged); discrete actions are one-hot
+            mode is "train", "eval" (as the agent is judged) or "calm" (the most probable action,
+            in a latent that is sampled where the agent can); discrete actions are one-hot
     update: (state, batch [T, B], key) -> (state, metrics)
     report: (state, batch [T, B], key) -> arrays to look at (see the agent's file)
     axes:   a prefix tree for `jax.vmap` over S: 0 for what each learner owns, None for what all

@@ -62,10 +62,11 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
     def act(state, carry, obs, is_first, key, mode):
         """obs leaves [N, ...], is_first bool [N] -> action [N, A] in [-1, 1] or one-hot, carry.
 
-        Actions are sampled in every mode, as published.
+        Actions are sampled in evaluation too, as published; latents always.
         """
         nets = (parts.world, parts.actor, parts.policy, state.params, state.params["actor"])
-        return act_by_policy(*nets, carry, (obs, is_first, key, "train"))
+        how = "calm" if mode == "calm" else "train"
+        return act_by_policy(*nets, carry, (obs, is_first, key, how))
 
     def context(carry: ActCarry) -> discrete_rssm.Compact:
         """What sequences that begin with the next record start from, leaves [N, ...]."""

@@ -55,6 +55,8 @@ class DreamerV3Config(CategoricalConfig):
     """Mixing of the lambda-return."""
     entropy_scale: float = 3e-4
     """Weight of the policy's entropy (in nats) beside the normalised advantage."""
+    actor_min_std: float = 0.1
+    """Least standard deviation of a continuous action."""
     range_rate: float = 0.01
     """EMA rate of the returns' percentiles."""
     slow_rate: float = 0.02

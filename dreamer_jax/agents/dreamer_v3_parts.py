@@ -52,7 +52,9 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
     Raises:
       ValueError: sizes that do not fit together, naming the setting.
     """
-    policy = one_hot(spec.action, config.unimix) if spec.discrete else bounded_normal(spec.action)
+    policy = bounded_normal(spec.action, config.actor_min_std)
+    if spec.discrete:
+        policy = one_hot(spec.action, config.unimix)
     norm = {"rms": RMSNormSiLU, "layer": NormSiLU}[config.norm]
     rssm = DiscreteRSSM(
         config.deter,

@@ -43,6 +43,9 @@ class EvaluateConfig:
     stock: bool = False
     """Race by the stock rules a run that was trained by stricter ones (--env.off-road-ends,
     --env.backwards-ends)."""
+    calm: bool = False
+    """Most probable actions in sampled latents (else DreamerV3 samples both, DreamerV1 and V2
+    neither)."""
     run: tyro.conf.Positional[Path | None] = None
     """Run folder."""
 
@@ -64,7 +67,8 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
         results: dict[str, dict[str, Any]] = {m.setting: {} for m in config.members}
         for s, member in enumerate(config.members):
             summary = summarise(played.returns[s], played.laps[s])
-            how = {"cycle": cycle, "first_track": options.first_track, "stock": options.stock}
+            how = {name: getattr(options, name) for name in ("first_track", "stock", "calm")}
+            how["cycle"] = cycle
             episodes = {name: getattr(played, name)[s].tolist() for name in EPISODES}
             own = summary | how | episodes
             results[member.setting][str(member.seed)] = own
@@ -120,9 +124,9 @@ def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played
     agent, seeds = loaded.agent, loaded.seeds
     learner = make_learner(agent, loaded.spec, config.envs, 1, config.batch, config.length)
     keys = jax.vmap(lambda s: named_key(jax.random.key(s), "evaluate"))(jnp.array(seeds))
-    played = evaluate(
-        learner, agent.carry, loaded.state, config.env, keys, options.episodes, options.first_track
-    )
+    tracks = (options.episodes, options.first_track)
+    mode = "calm" if options.calm else "eval"
+    played = evaluate(learner, agent.carry, loaded.state, config.env, keys, *tracks, mode)
     return played, loaded.step
 
 

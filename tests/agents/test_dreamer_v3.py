@@ -174,6 +174,23 @@ def test_act_resets_where_an_episode_begins():
     assert np.array_equal(action.sum(-1), [1, 1]) and set(np.unique(action)) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize("least", [0.1, 0.02])
+def test_calm_is_the_most_probable_action_in_a_sampled_latent(least):
+    config = replace(CONFIG, actor_min_std=least)
+    agent, parts = make_dreamer_v3(config, CONTINUOUS), make_parts(config, CONTINUOUS)
+    state = jax.jit(agent.init)(KEY)
+    act = jax.jit(agent.act, static_argnames="mode")
+    inputs = (state, agent.carry(300), {"place": jnp.zeros((300, 1))}, jnp.ones(300, bool))
+    calm, after = act(*inputs, KEY, mode="calm")
+    raw = parts.actor.apply(state.params["actor"], after.state.features)
+    np.testing.assert_allclose(calm, parts.policy.mode(raw), atol=1e-6)
+    assert len(np.unique(after.state.stoch, axis=0)) > 1
+    wild, same = act(*inputs, KEY, mode="eval")
+    assert np.array_equal(same.state.stoch, after.state.stoch) and np.std(wild - calm) > 0.2
+    narrow = raw.at[:, CONTINUOUS.action :].set(-50.0)
+    assert np.std(parts.policy.sample(narrow, KEY) - calm) == pytest.approx(least, rel=0.1)
+
+
 def test_published_sizes():
     """Weights of the 2023 table's columns, roughly: 64 x 64 pixels, 32 x 32 latents."""
     spec = Spec({"image": ((64, 64, 3), "uint8")}, 6, True)

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,27 @@ from dreamer_jax.training.presets import DEBUG
 from dreamer_jax.training.run_folder import RunFolder
 
 STRICT = EnvConfig(action_repeat=8, idle_limit=80, off_road_ends=True, backwards_ends=True)
+
+
+@pytest.mark.parametrize("calm", [False, True])
+def test_how_the_agent_acts_is_said(calm, tmp_path, monkeypatch):
+    modes = []
+
+    def evaluate(learner, carry, state, config, keys, episodes, first, mode):
+        modes.append(mode)
+        one = np.ones((1, 1))
+        return Played(one, one > 0, one, one, np.zeros((0, 1, 1, 3), np.uint8))
+
+    monkeypatch.setattr(assess, "evaluate", evaluate)
+    monkeypatch.setattr(assess, "make_learner", lambda *args: None)
+    agent = SimpleNamespace(carry=None)
+    loaded = assess.Loaded(agent, spec=None, state=None, step=9, seeds=[3])
+    monkeypatch.setattr(assess, "load_agent", lambda *args: loaded)
+    with RunFolder.create(tmp_path / "run", "x") as folder:
+        folder.save_config(to_dict(replace(DEBUG, arm="baseline", seed=3)))
+    assess.assess_run(tmp_path / "run", assess.EvaluateConfig(episodes=1, calm=calm))
+    kept = json.loads((tmp_path / "run" / "evaluation.json").read_text())["3"]
+    assert kept["calm"] is calm and modes == ["calm" if calm else "eval"]
 
 
 @pytest.mark.parametrize("stock", [False, True])
