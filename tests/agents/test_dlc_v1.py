@@ -355,8 +355,10 @@ def test_open_loop_sees_the_frame_that_begins_an_episode(fresh, batch):
     first = batch.is_first.copy()
     first[CONTEXT + 1, 0] = True
     seen = report(fresh, batch.replace(is_first=first), KEY)
-    same = np.all(seen["open_prediction"][0] == seen["reconstruction"], axis=(1, 2, 3))
-    assert list(np.flatnonzero(same)) == [*range(CONTEXT), CONTEXT + 1]
+    apart = np.abs(seen["open_prediction"][0] - seen["reconstruction"]).max(axis=(1, 2, 3))
+    # decoded in batches of two sizes, which round apart on some processors
+    assert list(np.flatnonzero(apart < 1e-6)) == [*range(CONTEXT), CONTEXT + 1]
+    assert np.sum(apart > 1e-4) == len(apart) - CONTEXT - 1, apart
 
 
 # ---------------------------------------------------------------- building
