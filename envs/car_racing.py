@@ -47,7 +47,7 @@ class RacingEnv(stock.CarRacing):
         missed_limit: terminate once a tile is reached while the one so many before it (3: two car
             lengths) was not, so that no lap can come of it without turning round; 0: never.
         missed_cost: subtracted from the reward once for every place at which the car passes tiles
-            by (one or several on end, fewer than 20), when it is on the road again behind them. The
+            by (one or several on end, up to some 20), when it is on the road again behind them. The
             score in the picture stays stock's.
         limit_ends: the time limit terminates instead of truncating: nothing is expected after it,
             as nothing is after a finished lap. Else driving so slowly that the limit comes before
