@@ -49,6 +49,9 @@ class RacingEnv(stock.CarRacing):
         missed_cost: subtracted from the reward once for every place at which the car passes tiles
             by (one or several on end, up to some 20), when it is on the road again behind them. The
             score in the picture stays stock's.
+        off_road_cost: subtracted from every frame's reward, times the share of the wheels that
+            touch no road tile. Stock's rewards say nothing of grass until a tile has been missed.
+            The score in the picture stays stock's.
         limit_ends: the time limit terminates instead of truncating: nothing is expected after it,
             as nothing is after a finished lap. Else driving so slowly that the limit comes before
             the lap's end promises more than finishing.
@@ -81,6 +84,7 @@ class RacingEnv(stock.CarRacing):
         idle_limit: int = 0,
         missed_limit: int = 0,
         missed_cost: float = 0.0,
+        off_road_cost: float = 0.0,
         limit_ends: bool = False,
         off_road_ends: bool = False,
         backwards_ends: bool = False,
@@ -99,6 +103,7 @@ class RacingEnv(stock.CarRacing):
         self.idle_limit = int(idle_limit)
         self.missed_limit = int(missed_limit)
         self.missed_cost = float(missed_cost)
+        self.off_road_cost = float(off_road_cost)
         self.skip_zoom = skip_zoom
         self.limit_ends = limit_ends
         self.off_road_ends = off_road_ends
@@ -175,6 +180,9 @@ class RacingEnv(stock.CarRacing):
             self._backwards = self._backwards + 1 if self._drives_backwards() else 0
             if self._backwards >= BACKWARDS_FRAMES:
                 return FAULT_REWARD, "backwards"
+        if self.off_road_cost:
+            off = sum(not wheel.tiles for wheel in self.car.wheels) / len(self.car.wheels)
+            reward -= self.off_road_cost * off
         if self.idle_limit and self._frame - self._newest_tile_frame >= self.idle_limit:
             return float(reward), "idle"
         if self.missed_limit or self.missed_cost:
@@ -359,9 +367,10 @@ def _check_options(options: dict[str, Any]) -> None:
         value = options[name]
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name}: {value!r} given; use a whole number of at least {least}.")
-    cost = options["missed_cost"]
-    if isinstance(cost, bool) or not isinstance(cost, int | float | np.number) or not cost >= 0:
-        raise ValueError(f"missed_cost: {cost!r} given; use a number of at least 0.")
+    for name in ("missed_cost", "off_road_cost"):
+        cost = options[name]
+        if isinstance(cost, bool) or not isinstance(cost, int | float | np.number) or not cost >= 0:
+            raise ValueError(f"{name}: {cost!r} given; use a number of at least 0.")
     for name in ("skip_zoom", "limit_ends", "off_road_ends", "backwards_ends", "both_ways"):
         if not isinstance(options[name], bool | np.bool_):
             raise ValueError(f"{name}: {options[name]!r} given; use True or False.")

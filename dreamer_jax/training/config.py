@@ -50,6 +50,9 @@ class EnvConfig:
     """Training episodes lose so much reward for every place at which the car passes tiles by (0:
     none; evaluations never do): one missed tile leaves a lap unfinished, some 30 points that no
     imagined rollout is long enough to see."""
+    off_road_cost: float = 0.0
+    """Training episodes lose so much reward a frame, times the share of wheels off the road (0:
+    none; evaluations never do)."""
     limit_ends: bool = False
     """Nothing is expected after the time limit of training episodes, as nothing is after a finished
     lap (else driving too slowly to finish promises more than finishing)."""

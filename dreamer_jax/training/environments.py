@@ -19,6 +19,7 @@ PLAIN = {
     "idle_limit": 0,
     "missed_limit": 0,
     "missed_cost": 0.0,
+    "off_road_cost": 0.0,
     "limit_ends": False,
     "both_ways": False,
 }
@@ -40,6 +41,7 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
         "idle_limit": config.idle_limit,
         "missed_limit": config.missed_limit,
         "missed_cost": config.missed_cost,
+        "off_road_cost": config.off_road_cost,
         "limit_ends": config.limit_ends,
         "off_road_ends": config.off_road_ends,
         "backwards_ends": config.backwards_ends,

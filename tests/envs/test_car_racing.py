@@ -233,6 +233,26 @@ def test_a_short_cut_and_the_way_back_cost_nothing():
     assert env._places_passed_by({11 + 3}) == 0  # and 11, the rest of the stretch
 
 
+def test_wheels_off_the_road_cost_reward():
+    """Each wheel a quarter, each frame; ends, pictures and score stay stock's."""
+    dear, free = make(off_road_cost=2.0), make(action_repeat=1)
+    for env in (dear, free):
+        env.reset(seed=0)
+    shares = set()
+    for _ in range(60):
+        action = np.array([0.3, 0.4], np.float32)
+        paid, *ends = dear.simulate(action)
+        owed = 0.0
+        for _ in range(4):
+            reward, *same = free.simulate(action)
+            off = sum(not wheel.tiles for wheel in free.car.wheels) / 4
+            shares.add(off)
+            owed += reward - 2.0 * off
+        assert paid == pytest.approx(owed) and ends[:2] == same[:2]
+    assert shares == {0.0, 0.25, 0.5, 0.75, 1.0}
+    np.testing.assert_array_equal(dear._draw(), free._draw())
+
+
 def test_no_tile_is_missed_on_a_lap():
     env, driver = make(missed_limit=3, missed_cost=20.0), TrackDriver()
     env.reset(seed=LAP_SEED)
@@ -310,6 +330,7 @@ def test_ordinary_driving_breaks_no_rule():
         {"missed_limit": -1},
         {"missed_cost": -1.0},
         {"missed_cost": "dear"},
+        {"off_road_cost": -0.5},
         {"skip_zoom": "no"},
         {"off_road_ends": None},
         {"limit_ends": "yes"},

@@ -152,7 +152,12 @@ def test_records_of_many_names_are_laid_out_by_name():
     [
         (
             EnvConfig(
-                idle_limit=9, missed_limit=3, missed_cost=9.0, limit_ends=True, both_ways=True
+                idle_limit=9,
+                missed_limit=3,
+                missed_cost=9.0,
+                off_road_cost=1.0,
+                limit_ends=True,
+                both_ways=True,
             ),
             MakeEnv(
                 RACE,
@@ -162,6 +167,7 @@ def test_records_of_many_names_are_laid_out_by_name():
                     "idle_limit": 0,
                     "missed_limit": 0,
                     "missed_cost": 0.0,
+                    "off_road_cost": 0.0,
                     "limit_ends": False,
                     "off_road_ends": False,
                     "backwards_ends": False,
