@@ -6,6 +6,7 @@ one episode a cycle each learner brings another number, so `add` here takes a co
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -55,6 +56,18 @@ def add(state: ReplayState, chunk: Any, count: jax.Array) -> ReplayState:
     return ReplayState(
         data, (state.cursor + count) % capacity, jnp.minimum(state.size + count, capacity)
     )
+
+
+def grow(state: ReplayState, capacity: int) -> ReplayState:
+    """The same records in a longer ring, each row's oldest in its first slot."""
+    length = jax.tree.leaves(state.data)[0].shape[1]
+    oldest = jnp.where(state.size == length, state.cursor, 0)
+
+    def longer(x):
+        x = jax.vmap(partial(jnp.roll, axis=0))(x, -oldest)
+        return jnp.pad(x, [(0, 0), (0, capacity - length)] + [(0, 0)] * (x.ndim - 2))
+
+    return ReplayState(jax.tree.map(longer, state.data), state.size % capacity, state.size)
 
 
 def windows(size: jax.Array, length: int) -> jax.Array:

@@ -90,6 +90,23 @@ def test_count_zero_changes_nothing():
     jax.tree.map(np.testing.assert_array_equal, after, state)
 
 
+def test_a_longer_ring_has_the_same_records_and_room_for_more():
+    """Rows full and turned, full and unturned, not full; then all are added to."""
+    old = replay.init({"x": jnp.zeros((), jnp.int32)}, rows=3, capacity=4)
+    chunk = {"x": jnp.arange(12).reshape(4, 3)}
+    for count in ([4, 4, 1], [2, 0, 1]):
+        old = replay.add(old, chunk, jnp.array(count))
+    new = replay.grow(old, 6)
+    np.testing.assert_array_equal(new.cursor, [4, 4, 2])
+    np.testing.assert_array_equal(new.size, [4, 4, 2])
+    want = [[6, 9, 0, 3, 0, 0], [1, 4, 7, 10, 0, 0], [2, 2, 0, 0, 0, 0]]
+    np.testing.assert_array_equal(new.data["x"], want)
+    more = replay.add(new, {"x": jnp.full((3, 3), 50)}, jnp.array([1, 3, 2]))
+    want = [[6, 9, 0, 3, 50, 0], [50, 4, 7, 10, 50, 50], [2, 2, 50, 50, 0, 0]]
+    np.testing.assert_array_equal(more.data["x"], want)
+    np.testing.assert_array_equal(replay.grow(old, 4).data["x"][0], [6, 9, 0, 3])
+
+
 def test_what_does_not_fit_is_refused():
     state, count = replay.init(RECORD, ROWS, CAPACITY), jnp.zeros(ROWS, jnp.int32)
     good = chunk([0] * ROWS, 5)

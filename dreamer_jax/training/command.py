@@ -26,7 +26,7 @@ from dreamer_jax.training.display import Display
 from dreamer_jax.training.figures import task_name
 from dreamer_jax.training.loop import Run, Scenes
 from dreamer_jax.training.presets import FAMILY, choose, for_env
-from dreamer_jax.training.rules import CHANGEABLE, same_episodes
+from dreamer_jax.training.rules import CHANGEABLE
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
 from envs import RACE
@@ -202,7 +202,10 @@ def with_changes(config: RunConfig, arguments: Sequence[str]) -> RunConfig:
         setting = name.replace("-", "_").replace(".no_", ".")  # --env.no-both-ways
         if word.startswith("--") and setting not in (*CHANGEABLE, "help"):
             _need_unchanged(name, value or ("" if following.startswith("--") else following))
-    return parse(arguments, config) if arguments else config
+    changed = parse(arguments, config) if arguments else config
+    if changed.replay < config.replay:
+        raise UserError(f"--replay={changed.replay}: it holds {config.replay} and can only grow")
+    return changed
 
 
 def _need_unchanged(name: str, value: Any) -> None:
@@ -223,7 +226,7 @@ def resume(path: Path, find_scenes: FindScenes, arguments: Sequence[str] = ()) -
         scenes = _scenes(config, find_scenes)
         with Run(make_agent, config, folder, scenes) as run:
             fresh = not run.checkpoints.steps()
-            warnings = [] if fresh else run.load(same_episodes(config, before))
+            warnings = [] if fresh else run.load(before)
             if config != before:
                 _save_changed(folder, config, run.cycle)
             frames = [-1] * len(run.members) if fresh else run.collector.frames

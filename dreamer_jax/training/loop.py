@@ -169,10 +169,13 @@ class Run:
         """A complete checkpoint."""
         save_run(self)
 
-    def load(self, same_episodes: bool = True) -> list[str]:
-        """Continue from the newest whole checkpoint, with new episodes unless those under way may
-        go on; returns warnings about damaged ones."""
-        return load_run(self, same_episodes)
+    def load(self, before: RunConfig | None = None) -> list[str]:
+        """Continue from the newest whole checkpoint, with new episodes if those under way began
+        under other rules; returns warnings about damaged ones.
+
+        `before` has the run's settings until now, for checkpoints that say nothing of rules.
+        """
+        return load_run(self, before)
 
     # ------------------------------------------------------------------ cycle
 

@@ -26,7 +26,7 @@ EPISODE_RULES = (
     "env.backwards_ends",
     "env.both_ways",
 )
-CHANGEABLE = ("cycles", *WATCHING, *EPISODE_RULES)  # when a run goes on
+CHANGEABLE = ("cycles", "replay", *WATCHING, *EPISODE_RULES)  # when a run goes on
 
 AT_LEAST_ONE = [
     "cycles",
@@ -154,9 +154,9 @@ def need_possible(config: RunConfig) -> None:
         _need(holds, name, config, remedy)
 
 
-def same_episodes(one: RunConfig, other: RunConfig) -> bool:
-    """Whether an episode of one run may go on in the other."""
-    return all(_get(one, name) == _get(other, name) for name in EPISODE_RULES)
+def episode_rules(config: RunConfig) -> dict[str, Any]:
+    """By name; an episode goes on under the rules that it began with alone."""
+    return {name: _get(config, name) for name in EPISODE_RULES}
 
 
 def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dreamer_jax import replay
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig
 from dreamer_jax.training.devices import put
 from dreamer_jax.training.learner import empty_replay, record_spec
+from dreamer_jax.training.rules import episode_rules
 from dreamer_jax.types import Agent, Spec
 
 if TYPE_CHECKING:
@@ -38,13 +41,14 @@ def save_run(run: Run) -> None:
         "scenes": None if run.scenes is None else run.scenes.digest,
         "filled": filled,
         "seeds": run.seeds,
+        "rules": episode_rules(run.config),
         "collector": run.collector.get_state(),
         "drivers": [driver.get_state() for driver in run.drivers],
     }
     run.checkpoints.save(run.cycle, arrays, host)
 
 
-def load_run(run: Run, same_episodes: bool) -> list[str]:
+def load_run(run: Run, before: RunConfig | None) -> list[str]:
     """See `Run.load`."""
     template, _ = checkpoint_template(run.agent, run.spec, run.config, run.checkpoints)
     restored = run.checkpoints.restore(template)
@@ -58,17 +62,13 @@ def load_run(run: Run, same_episodes: bool) -> list[str]:
     run.state = put(arrays["agent"], run.mesh, run.agent.axes)
     run.carry, run.healthy = put((arrays["carry"], arrays["healthy"]), run.mesh)
     run.known_healthy = np.array(jax.device_get(run.healthy))
-    room = run.capacity - host["filled"]
-    ring = put(arrays["replay"], run.mesh)
-    run.ring = dataclasses.replace(
-        ring,
-        data=jax.tree.map(
-            lambda x: jnp.pad(x, [(0, 0)] * 2 + [(0, room)] + [(0, 0)] * (x.ndim - 3)),
-            ring.data,
-        ),
-    )
+    ring = arrays["replay"]
+    if run.capacity > host["filled"]:
+        ring = jax.jit(jax.vmap(partial(replay.grow, capacity=run.capacity)))(ring)
+    run.ring = put(ring, run.mesh)
     run.cycle, run.updates = host["cycle"], host["updates"]
-    run.collector.set_state(host["collector"], same_episodes)
+    rules = host.get("rules", episode_rules(before or run.config))
+    run.collector.set_state(host["collector"], rules == episode_rules(run.config))
     for driver, state in zip(run.drivers, host["drivers"], strict=True):
         driver.set_state(state)
     return restored.warnings

@@ -16,7 +16,7 @@ from dreamer_jax.training.rules import (
     FRACTIONS,
     NOT_NEGATIVE,
     POSITIVE,
-    same_episodes,
+    episode_rules,
 )
 
 
@@ -166,7 +166,7 @@ def test_a_run_that_goes_on_may_take_longer():
     words = "--cycles 99 --report-every 0 --eval-every 7 --eval_episodes 2 --env.timeout 30"
     got = with_changes(DEBUG, [*words.split(), "--checkpoint-every", "1", "--keep", "9"])
     want = changed(changed(DEBUG, "cycles", 99), "env.timeout", 30.0)
-    for name, value in zip(CHANGEABLE[1:6], (0, 7, 2, 1, 9), strict=True):
+    for name, value in zip(CHANGEABLE[2:7], (0, 7, 2, 1, 9), strict=True):
         want = changed(want, name, value)
     assert got == want
     assert with_changes(DEBUG, []) is DEBUG
@@ -176,8 +176,16 @@ def test_a_run_that_goes_on_may_have_other_episodes():
     ways = changed(DEBUG, "env.both_ways", True)
     got = with_changes(ways, ["--env.no-both-ways", "--env.missed-cost=5", "--env.idle-limit", "0"])
     assert got == changed(changed(DEBUG, "env.missed_cost", 5.0), "env.idle_limit", 0)
-    assert not same_episodes(got, DEBUG) and not same_episodes(ways, DEBUG)
-    assert same_episodes(with_changes(DEBUG, ["--cycles", "9", "--env.timeout", "9"]), DEBUG)
+    assert episode_rules(got) != episode_rules(DEBUG) != episode_rules(ways)
+    longer = with_changes(DEBUG, ["--cycles", "9", "--env.timeout", "9"])
+    assert episode_rules(longer) == episode_rules(DEBUG)
+
+
+def test_the_replay_may_grow_but_not_shrink():
+    more = str(DEBUG.replay + 100)
+    assert with_changes(DEBUG, ["--replay", more]) == changed(DEBUG, "replay", int(more))
+    with pytest.raises(UserError, match=r"--replay=300: .* can only grow"):
+        with_changes(changed(DEBUG, "replay", 400), ["--replay", "300"])
 
 
 @pytest.mark.parametrize(

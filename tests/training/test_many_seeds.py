@@ -97,10 +97,15 @@ def test_all_go_on_after_a_stop(together, tmp_path):
         want, got = (updates(f / f"seed_{seed}") for f in (together, folder))
         np.testing.assert_equal(got, want)
     rules = ["--env.both-ways", "--env.no-off-road-ends", "--env.missed-cost", "20"]
-    assert race(["--resume", str(folder), "--cycles", "4", *rules]) == 0
-    env = json.loads((folder / "config.json").read_text())["env"]
-    assert env["both_ways"] and env["missed_cost"] == 20.0
+    room = ["--replay", str(2 * config["replay"])]
+    assert race(["--resume", str(folder), "--cycles", "4", *rules, *room]) == 0
+    config = json.loads((folder / "config.json").read_text())
+    assert config["env"]["both_ways"] and config["env"]["missed_cost"] == 20.0
     assert all(len(updates(folder / f"seed_{seed}")) > len(want) for seed in (3, 5))
+    config["cycles"] = 5
+    config["env"]["idle_limit"] += 5  # as if it had died before a checkpoint under these rules
+    (folder / "config.json").write_text(json.dumps(config))
+    assert race(["--resume", str(folder)]) == 0
 
 
 def test_one_diverges_and_the_others_go_on(together, tmp_path, monkeypatch, capsys):
