@@ -6,7 +6,6 @@ one episode a cycle each learner brings another number, so `add` here takes a co
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import chex
@@ -59,15 +58,20 @@ def add(state: ReplayState, chunk: Any, count: jax.Array) -> ReplayState:
 
 
 def grow(state: ReplayState, capacity: int) -> ReplayState:
-    """The same records in a longer ring, each row's oldest in its first slot."""
-    length = jax.tree.leaves(state.data)[0].shape[1]
-    oldest = jnp.where(state.size == length, state.cursor, 0)
+    """The same records in rings of `capacity`, each row's oldest in its first slot.
 
-    def longer(x):
-        x = jax.vmap(partial(jnp.roll, axis=0))(x, -oldest)
-        return jnp.pad(x, [(0, 0), (0, capacity - length)] + [(0, 0)] * (x.ndim - 2))
-
-    return ReplayState(jax.tree.map(longer, state.data), state.size % capacity, state.size)
+    Raises:
+      AssertionError: a capacity below the ring's own.
+    """
+    rows, length = jax.tree.leaves(state.data)[0].shape[:2]
+    if capacity < length:
+        raise AssertionError(f"a ring of {length} does not fit one of {capacity}")
+    oldest = jnp.where(state.size == length, state.cursor, 0)[:, None]
+    offset = jnp.arange(capacity)
+    slot = jnp.where(offset < length, (oldest + offset) % length, length)
+    row = jnp.arange(rows)[:, None]
+    data = jax.tree.map(lambda x: x.at[row, slot].get(mode="fill", fill_value=0), state.data)
+    return ReplayState(data, state.size % capacity, state.size)
 
 
 def windows(size: jax.Array, length: int) -> jax.Array:

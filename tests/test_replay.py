@@ -105,6 +105,8 @@ def test_a_longer_ring_has_the_same_records_and_room_for_more():
     want = [[6, 9, 0, 3, 50, 0], [50, 4, 7, 10, 50, 50], [2, 2, 50, 50, 0, 0]]
     np.testing.assert_array_equal(more.data["x"], want)
     np.testing.assert_array_equal(replay.grow(old, 4).data["x"][0], [6, 9, 0, 3])
+    with pytest.raises(AssertionError, match="ring of 4 does not fit one of 3"):
+        replay.grow(old, 3)
 
 
 def test_what_does_not_fit_is_refused():

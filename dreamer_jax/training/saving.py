@@ -14,7 +14,7 @@ from dreamer_jax import replay
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig
-from dreamer_jax.training.devices import put
+from dreamer_jax.training.devices import put, spread
 from dreamer_jax.training.learner import empty_replay, record_spec
 from dreamer_jax.training.rules import episode_rules
 from dreamer_jax.types import Agent, Spec
@@ -62,10 +62,8 @@ def load_run(run: Run, before: RunConfig | None) -> list[str]:
     run.state = put(arrays["agent"], run.mesh, run.agent.axes)
     run.carry, run.healthy = put((arrays["carry"], arrays["healthy"]), run.mesh)
     run.known_healthy = np.array(jax.device_get(run.healthy))
-    ring = arrays["replay"]
-    if run.capacity > host["filled"]:
-        ring = jax.jit(jax.vmap(partial(replay.grow, capacity=run.capacity)))(ring)
-    run.ring = put(ring, run.mesh)
+    grow = jax.vmap(partial(replay.grow, capacity=run.capacity))
+    run.ring = jax.jit(spread(grow, (0,), 0, run.mesh))(put(arrays["replay"], run.mesh))
     run.cycle, run.updates = host["cycle"], host["updates"]
     rules = host.get("rules", episode_rules(before or run.config))
     run.collector.set_state(host["collector"], rules == episode_rules(run.config))
