@@ -42,6 +42,9 @@ class RacingEnv(stock.CarRacing):
         action_repeat: frames (1/50 s each) simulated per decision, at least 1. Rewards are summed;
             the repeat stops at the first end; the frame drawn is the last one simulated.
         time_limit: frames after which the episode is truncated, also amidst a repeat.
+        steer_scale: stock's steering for the action 1, above 0 and up to 1. Stock's front wheels
+            meet their stop at 0.4: with that scale the whole range of the action turns them, where
+            by stock's own (1) all beyond 0.4 is the same.
         skip_zoom: leave out the zoom-in animation of the first second (pixels only).
         idle_limit: frames without reaching a new tile after which the episode terminates; 0: never.
         missed_limit: terminate once a tile is reached while the one so many before it (3: two car
@@ -80,6 +83,7 @@ class RacingEnv(stock.CarRacing):
         *,
         action_repeat: int = 4,
         time_limit: int = 1000,
+        steer_scale: float = 1.0,
         skip_zoom: bool = True,
         idle_limit: int = 0,
         missed_limit: int = 0,
@@ -100,6 +104,7 @@ class RacingEnv(stock.CarRacing):
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.action_repeat = int(action_repeat)
         self.time_limit = int(time_limit)
+        self.steer_scale = float(steer_scale)
         self.idle_limit = int(idle_limit)
         self.missed_limit = int(missed_limit)
         self.missed_cost = float(missed_cost)
@@ -146,7 +151,7 @@ class RacingEnv(stock.CarRacing):
         """`step` without drawing: float32 [2] -> (reward, terminated, truncated, info)."""
         if not self._running:
             raise ResetNeeded("RacingEnv: the episode has ended or not begun; call reset() first.")
-        controls = _controls(action)
+        controls = self._controls(action)
         total, frames, end, terminated, truncated = 0.0, 0, "", False, False
         self._draws = False
         try:
@@ -159,6 +164,16 @@ class RacingEnv(stock.CarRacing):
             self._draws = True
         self._running = not (terminated or truncated)
         return total, terminated, truncated, self._info(frames, end)
+
+    def _controls(self, action: np.ndarray) -> np.ndarray:
+        """float32 [2] -> stock's [steer, gas, brake]."""
+        action = np.asarray(action, np.float32)
+        if action.shape != (2,):
+            raise ValueError(f"action: shape is {action.shape}; pass [steer, throttle/brake].")
+        if not np.isfinite(action).all():
+            raise ValueError(f"action: {action} is not finite; check the policy for NaN.")
+        steer, pedal = np.clip(action, -1.0, 1.0)
+        return np.array([self.steer_scale * steer, max(pedal, 0.0), max(-pedal, 0.0)], np.float32)
 
     def _judge(self, end: str) -> tuple[str, bool, bool]:
         """A frame's end or "" -> the end with the time limit's, terminated, truncated."""
@@ -350,17 +365,6 @@ _GRASS_POLYGONS = _centres_and_radii(_GRASS)
 _NOT_OPTIONS = ("self", "__class__")
 
 
-def _controls(action: np.ndarray) -> np.ndarray:
-    """[steer, throttle or brake] [2] -> stock's [steer, gas, brake] float32 [3]."""
-    action = np.asarray(action, np.float32)
-    if action.shape != (2,):
-        raise ValueError(f"action: shape is {action.shape}; pass [steer, throttle/brake].")
-    if not np.isfinite(action).all():
-        raise ValueError(f"action: {action} is not finite; check the policy for NaN.")
-    steer, pedal = np.clip(action, -1.0, 1.0)
-    return np.array([steer, max(pedal, 0.0), max(-pedal, 0.0)], np.float32)
-
-
 def _check_options(options: dict[str, Any]) -> None:
     least_of = {"action_repeat": 1, "time_limit": 1, "idle_limit": 0, "missed_limit": 0}
     for name, least in least_of.items():
@@ -374,11 +378,11 @@ def _check_options(options: dict[str, Any]) -> None:
     for name in ("skip_zoom", "limit_ends", "off_road_ends", "backwards_ends", "both_ways"):
         if not isinstance(options[name], bool | np.bool_):
             raise ValueError(f"{name}: {options[name]!r} given; use True or False.")
-    fraction = options["lap_complete_percent"]
-    if not isinstance(fraction, int | float | np.number) or not 0.0 < fraction <= 1.0:
-        raise ValueError(
-            f"lap_complete_percent: {fraction!r} given; use a fraction above 0 and up to 1."
-        )
+    for name in ("lap_complete_percent", "steer_scale"):
+        part = options[name]
+        whole = isinstance(part, bool)
+        if whole or not isinstance(part, int | float | np.number) or not 0.0 < part <= 1.0:
+            raise ValueError(f"{name}: {part!r} given; use a fraction above 0 and up to 1.")
     modes = (None, *stock.CarRacing.metadata["render_modes"])
     if options["render_mode"] not in modes:
         raise ValueError(f"render_mode: {options['render_mode']!r} given; use one of {modes}.")

@@ -16,11 +16,13 @@ class SmoothDriver:
     Steering is an AR(1) process that returns to the middle; the throttle opens for the launch,
     then wanders around a small positive mean with a brake now and then. How bold, how quick and
     how fast is drawn anew for every episode, so some stay on the road and some leave it at speed.
-    The same seed and the same `is_first`, `active` give the same actions.
+    The same seed and the same `is_first`, `active` give the same actions. The cars steer the same
+    at any `steer_scale` of the races.
     """
 
-    def __init__(self, num_envs: int, seed: int):
+    def __init__(self, num_envs: int, seed: int, steer_scale: float = 1.0):
         self.num_envs = num_envs
+        self.steer_scale = steer_scale
         self._rngs = [np.random.default_rng([seed, e]) for e in range(num_envs)]
         self._styles = [_draw_style(rng) for rng in self._rngs]
 
@@ -35,6 +37,7 @@ class SmoothDriver:
             if is_first[e]:
                 self._styles[e] = _draw_style(self._rngs[e])
             actions[e] = _advance(self._styles[e], self._rngs[e])
+        actions[:, 0] = np.clip(actions[:, 0] / self.steer_scale, -1.0, 1.0)
         return actions
 
     def get_state(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 from pettingzoo import ParallelEnv
 
-from envs.car_racing import FAULT_REWARD, RacingEnv, _controls, stock
+from envs.car_racing import FAULT_REWARD, RacingEnv, stock
 
 pygame = stock.pygame
 
@@ -141,8 +141,8 @@ class MultiCarRacing(ParallelEnv, EzPickle):
             starts where stock's does.
         render_mode: None or "rgb_array", the whole track from above.
         rules: RacingEnv's options, for each car: action_repeat, time_limit (truncates all at once),
-            skip_zoom, idle_limit, missed_limit, missed_cost, off_road_cost, limit_ends,
-            off_road_ends, backwards_ends; and both_ways, for all together.
+            steer_scale, skip_zoom, idle_limit, missed_limit, missed_cost, off_road_cost,
+            limit_ends, off_road_ends, backwards_ends; and both_ways, for all together.
 
     `infos[agent]`: RacingEnv's `frames`, `lap_finished`, `progress` (the car's own) and `end`.
 
@@ -222,7 +222,8 @@ class MultiCarRacing(ParallelEnv, EzPickle):
         if missing := [agent for agent in self.agents if agent not in actions]:
             raise ValueError(f"actions: none given for {missing}; pass one for every live agent.")
         racing = {agent: self._seats[agent] for agent in self.agents}
-        controls = [_controls(actions[agent]) for agent in racing]  # all checked before any begins
+        # all checked before any begins
+        controls = [seat._controls(actions[agent]) for agent, seat in racing.items()]
         for seat, its_controls in zip(racing.values(), controls, strict=True):
             seat.begin(its_controls)
         views: dict[_Seat, np.ndarray] = {}

@@ -36,6 +36,9 @@ class EnvConfig:
     """Frames per decision."""
     time_limit: int = 1000
     """Frames after which an episode is truncated."""
+    steer_scale: float = 1.0
+    """Of the races: stock's steering for an action of 1, in (0, 1]. Beyond 0.4, where stock's front
+    wheels meet their stop, it is all the same."""
     pixels: int = 0
     """Observe the rendered picture at this height and width (0: what the environment gives)."""
     size: int = 0

@@ -38,6 +38,7 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
     options = {"action_repeat": config.action_repeat, "time_limit": config.time_limit}
     views = {"pixels": config.pixels, "size": config.size}
     rules = {
+        "steer_scale": config.steer_scale,
         "idle_limit": config.idle_limit,
         "missed_limit": config.missed_limit,
         "missed_cost": config.missed_cost,
@@ -86,5 +87,5 @@ def spec_of(env: Any) -> Spec:
 def make_driver(config: RunConfig, spec: Spec, seed: int) -> SmoothDriver | RandomDriver:
     """Who acts before training starts: on the races a driver, elsewhere chance."""
     if config.env.id == RACE:
-        return SmoothDriver(config.envs, seed)
+        return SmoothDriver(config.envs, seed, config.env.steer_scale)
     return RandomDriver(config.envs, seed, spec.action, spec.discrete)

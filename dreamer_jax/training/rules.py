@@ -106,6 +106,7 @@ NOT_NEGATIVE = [
 ]
 POSITIVE = [
     "env.timeout",
+    "env.steer_scale",
     "agent.error_scale",
     "agent.lr",
     "agent.behaviour_lr",
@@ -173,6 +174,7 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
             f"each car is a learner and there are {len(config.members)}: name one seed for each "
             "car, as --seeds 0:2",
         ),
+        ("env.steer_scale", config.env.steer_scale <= 1, "use a value above 0 and up to 1"),
         ("length", config.length >= 2, "a sequence needs 2 or more records"),
         (
             "length",

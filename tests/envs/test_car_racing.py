@@ -253,6 +253,25 @@ def test_wheels_off_the_road_cost_reward():
     np.testing.assert_array_equal(dear._draw(), free._draw())
 
 
+def test_the_whole_range_of_the_action_may_steer():
+    """Stock's wheels stand at 0.4 whether 0.4 or 1 is asked for; scaled, 1 asks for 0.4."""
+    fine, stock_like = make(steer_scale=0.4), make()
+    for env in (fine, stock_like):
+        env.reset(seed=0)
+    for steer in (0.5, -0.25, 1.0, 0.0):
+        for _ in range(8):
+            fine.step(np.array([steer, 0.1], np.float32))
+            stock_like.step(np.array([0.4 * steer, 0.1], np.float32))
+        np.testing.assert_array_equal(fine._draw(), stock_like._draw())
+        front = fine.car.wheels[0].joint.angle
+        assert front == pytest.approx(-0.4 * steer, abs=0.02)
+    for full in (1.0, 0.4):
+        stock_like.reset(seed=0)
+        for _ in range(8):
+            stock_like.step(np.array([full, 0.0], np.float32))
+        assert stock_like.car.wheels[0].joint.angle == pytest.approx(-0.4, abs=0.03)
+
+
 def test_no_tile_is_missed_on_a_lap():
     env, driver = make(missed_limit=3, missed_cost=20.0), TrackDriver()
     env.reset(seed=LAP_SEED)
@@ -331,6 +350,9 @@ def test_ordinary_driving_breaks_no_rule():
         {"missed_cost": -1.0},
         {"missed_cost": "dear"},
         {"off_road_cost": -0.5},
+        {"steer_scale": 0.0},
+        {"steer_scale": 1.5},
+        {"steer_scale": True},
         {"skip_zoom": "no"},
         {"off_road_ends": None},
         {"limit_ends": "yes"},

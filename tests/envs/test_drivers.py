@@ -35,6 +35,13 @@ def test_smooth_driver_continues_from_its_state():
         SmoothDriver(3, 5).set_state(state)
 
 
+def test_cars_steer_the_same_at_any_scale():
+    stock, fine = drive(SmoothDriver(3, 1), 120), drive(SmoothDriver(3, 1, steer_scale=0.4), 120)
+    np.testing.assert_allclose(fine[..., 0], np.clip(stock[..., 0] / 0.4, -1, 1), rtol=1e-6)
+    np.testing.assert_array_equal(fine[..., 1], stock[..., 1])
+    assert 0.4 < abs(fine[..., 0]).max() <= 1.0
+
+
 def test_inactive_environments_do_not_move_the_process():
     driver, other = SmoothDriver(2, 5), SmoothDriver(2, 5)
     actions = drive(driver, 20, np.array([True, False]))

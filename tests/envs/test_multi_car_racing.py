@@ -90,7 +90,7 @@ def test_one_car_ends_as_alone():
     turn = np.array([0.6, 0.3], np.float32)
     assert compare_with_single({"off_road_ends": True}, 0, lambda _: turn, 7)["end"] == "off_road"
     reckless = TrackDriver(110.0, 0.5, 5).act
-    rules = {"missed_limit": 3, "missed_cost": 20.0, "off_road_cost": 1.0}
+    rules = {"missed_limit": 3, "missed_cost": 20.0, "off_road_cost": 1.0, "steer_scale": 0.9}
     assert compare_with_single(rules, 5, reckless, 20)["end"] == "missed"
     driver, backwards = TrackDriver(15.0), {}
 

@@ -152,6 +152,7 @@ def test_records_of_many_names_are_laid_out_by_name():
     [
         (
             EnvConfig(
+                steer_scale=0.4,
                 idle_limit=9,
                 missed_limit=3,
                 missed_cost=9.0,
@@ -164,6 +165,7 @@ def test_records_of_many_names_are_laid_out_by_name():
                 {
                     "action_repeat": 4,
                     "time_limit": 1000,
+                    "steer_scale": 0.4,
                     "idle_limit": 0,
                     "missed_limit": 0,
                     "missed_cost": 0.0,
