@@ -209,10 +209,9 @@ def _said_clearly(env_id: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, DependencyNotInstalled) as error:
-        extras = {ATARI: "atari", CONTROL: "dmc"}
+        extras = {ATARI: "'.[atari]'", CONTROL: "'.[dmc]' (Python 3.11 or 3.12)"}
         extra = next((extras[x] for x in extras if env_id.startswith(x)), None)
-        remedy = f"; install it: pip install -e '.[{extra}]'" if extra else ""
-        remedy += " (Python 3.11 or 3.12)" if extra == "dmc" else ""
+        remedy = f"; install it: pip install -e {extra}" if extra else ""
         raise ValueError(f"{env_id}: {error}{remedy}") from error
     except Error as error:
         raise ValueError(f"{env_id}: {error}") from error

@@ -380,8 +380,8 @@ def _check_options(options: dict[str, Any]) -> None:
             raise ValueError(f"{name}: {options[name]!r} given; use True or False.")
     for name in ("lap_complete_percent", "steer_scale"):
         part = options[name]
-        whole = isinstance(part, bool)
-        if whole or not isinstance(part, int | float | np.number) or not 0.0 < part <= 1.0:
+        number = isinstance(part, int | float | np.number) and not isinstance(part, bool)
+        if not number or not 0.0 < part <= 1.0:
             raise ValueError(f"{name}: {part!r} given; use a fraction above 0 and up to 1.")
     modes = (None, *stock.CarRacing.metadata["render_modes"])
     if options["render_mode"] not in modes:

@@ -222,8 +222,7 @@ class MultiCarRacing(ParallelEnv, EzPickle):
         if missing := [agent for agent in self.agents if agent not in actions]:
             raise ValueError(f"actions: none given for {missing}; pass one for every live agent.")
         racing = {agent: self._seats[agent] for agent in self.agents}
-        # all checked before any begins
-        controls = [seat._controls(actions[agent]) for agent, seat in racing.items()]
+        controls = [seat._controls(actions[agent]) for agent, seat in racing.items()]  # all checked
         for seat, its_controls in zip(racing.values(), controls, strict=True):
             seat.begin(its_controls)
         views: dict[_Seat, np.ndarray] = {}
