@@ -1,0 +1,121 @@
+"""A run in stages: the same learners go on under other settings, and are evaluated at the end."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tyro
+
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_tracks
+from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.command import guarded, race
+from dreamer_jax.training.config import check, from_dict
+from dreamer_jax.training.members import parse_seeds
+from dreamer_jax.training.run_folder import RunFolder, write_atomic
+
+SCORE_NAME = "score.json"
+
+
+class Stage(NamedTuple):
+    """Settings (options of car_racing.py) that hold until the run has done `cycles`."""
+
+    cycles: int
+    settings: str
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Which learners, where, and how many held-out tracks."""
+
+    seed: int = 0
+    """Seed of the one learner."""
+    seeds: str | None = None
+    """Several learners in one program instead: 0:5 for 0 to 4."""
+    out: Path | None = None
+    """Run folder (default: runs/racing_score-seedK); where it holds a run of this script, that goes
+    on."""
+    episodes: int = 100
+    """Held-out tracks, raced once by sampled and once by most probable actions."""
+    first_track: int = 0
+    """Seed of the first of them; training never uses seeds below 10000."""
+
+
+def score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
+    """`experiments/racing_score.py`: returns the exit status."""
+    return guarded(lambda: _score(argv, stages))
+
+
+def _score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
+    description = "Train in stages, then race held-out tracks; the same command goes on."
+    options = tyro.cli(ScoreConfig, prog="racing_score.py", description=description, args=argv)
+    check_tracks("episodes", options.episodes, options.first_track)
+    seeds = str(options.seed) if options.seeds is None else options.seeds
+    out = options.out or Path("runs") / f"racing_score-seed{seeds.replace(':', '-')}"
+    code = train_stages(out, seeds, stages)
+    if not code:
+        evaluate_both(out, options)
+    return code
+
+
+def train_stages(
+    out: Path,
+    seeds: str,
+    stages: Sequence[Stage],
+    run: Callable[[Sequence[str]], int] = race,
+) -> int:
+    """Train from where the run in `out` stands to the end of the last stage.
+
+    Returns the exit status of the first stage that was stopped or failed, else 0.
+
+    Raises:
+      UserError: `out` holds a run of other seeds.
+    """
+    for stage in stages:
+        begun = (out / "config.json").is_file()
+        if begun:
+            _need_seeds(out, seeds)
+        done = max(Checkpointer(out / "checkpoints").steps(), default=0)
+        if done >= stage.cycles:
+            continue
+        settings = ["--cycles", str(stage.cycles), *shlex.split(stage.settings)]
+        if not begun:
+            settings = [*settings, "--seeds", seeds, "--out", str(out)]
+        elif stage is stages[0]:  # goes on with the settings it holds
+            settings = ["--resume", str(out)]
+        else:
+            settings = ["--resume", str(out), *settings]
+        print("car_racing.py", shlex.join(settings), flush=True)
+        if code := run(settings):
+            return code
+        gc.collect()  # the replay of this stage, before the next one makes its own
+    return 0
+
+
+def _need_seeds(out: Path, seeds: str) -> None:
+    with RunFolder.open(out, exclusive=False) as folder:
+        config = check(from_dict(folder.load_config()))
+    held = [member.seed for member in config.members]
+    if held != list(parse_seeds(seeds)):
+        raise UserError(
+            f"{out} holds a run of seeds {', '.join(map(str, held))}, not {seeds}; "
+            "give its seeds, or another folder with --out"
+        )
+
+
+def evaluate_both(out: Path, options: ScoreConfig) -> dict[str, Any]:
+    """Race by stock's rules, sampled and by most probable actions; writes score.json."""
+    stock = EvaluateConfig(episodes=options.episodes, first_track=options.first_track, stock=True)
+    results = {}
+    for name, calm in (("most probable", True), ("sampled", False)):  # the video: as published
+        print(f"{name} actions, {options.episodes} held-out tracks:", flush=True)
+        results[name] = assess_run(out, replace(stock, calm=calm))
+    write_atomic(out / SCORE_NAME, json.dumps(results, indent=1))
+    print(f"both in {out / SCORE_NAME}")
+    return results

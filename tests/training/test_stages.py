@@ -1,0 +1,67 @@
+"""One command that trains in stages: what each is told, where it goes on, and its two scores."""
+
+import json
+
+import pytest
+from logged import lines, updates
+
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.command import race
+from dreamer_jax.training.stages import SCORE_NAME, Stage, score, train_stages
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
+SMALL = "--agent dreamer_v3 --preset debug --prefill 60 --eval-every 0 --report-every 0"
+STAGES = (
+    Stage(1, f"{SMALL} --env.time-limit 80 --env.steer-scale 0.4"),
+    Stage(2, "--env.off-road-cost 1"),
+    Stage(3, "--env.both-ways --env.backwards-ends"),
+)
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A run that ended by itself in the second stage, and what it had been told until then."""
+    out = tmp_path_factory.mktemp("stages") / "run"
+    told = []
+
+    def run(settings):
+        told.append(settings)
+        return 130 if len(told) == 2 else race(settings)
+
+    assert train_stages(out, "3", STAGES, run) == 130
+    return out, told
+
+
+def test_each_stage_goes_on_where_the_last_one_ended(stopped):
+    out, (first, second) = stopped
+    assert first[:2] == ["--cycles", "1"] and first[-4:] == ["--seeds", "3", "--out", str(out)]
+    assert second == ["--resume", str(out), "--cycles", "2", "--env.off-road-cost", "1"]
+
+
+def test_another_seed_is_refused(stopped, tmp_path):
+    with pytest.raises(UserError, match=r"holds a run of seeds 3, not 0:2; .* --out"):
+        train_stages(stopped[0], "0:2", STAGES)
+    assert score(["--seed", "4", "--out", str(stopped[0])], STAGES) == 2
+    assert score(["--seeds", "4,4", "--out", str(tmp_path / "x")], STAGES) == 2
+    assert score(["--episodes", "0", "--out", str(tmp_path / "x")], STAGES) == 2
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_same_command_goes_on_and_scores(stopped, capsys):
+    out, _ = stopped
+    command = ["--seed", "3", "--out", str(out), "--episodes", "2"]
+    assert score(command, STAGES) == 0
+    printed = capsys.readouterr().out
+    assert "--cycles 1" not in printed and "--cycles 2" in printed and "--cycles 3" in printed
+    env = json.loads((out / "config.json").read_text())["env"]
+    assert env["off_road_cost"] == 1 and env["both_ways"] and env["backwards_ends"]
+    assert env["steer_scale"] == 0.4
+    cycles = [line["step"] for line in lines(out) if "loss/actor" in line]
+    assert cycles == sorted(set(cycles)) and len(updates(out)) >= 3
+    scores = json.loads((out / SCORE_NAME).read_text())
+    for name, calm in (("sampled", False), ("most probable", True)):
+        own = scores[name][""]["3"]
+        assert own["calm"] is calm and own["stock"] and len(own["returns"]) == 2
+    trained = lines(out)
+    assert score(command, STAGES) == 0  # all trained: scores again
+    assert lines(out) == trained
