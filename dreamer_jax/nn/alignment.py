@@ -15,7 +15,7 @@ class Align(nn.Module):
 
     @nn.compact
     def __call__(self, embed: jax.Array) -> jax.Array:
-        x = NormSiLU()(Linear(self.hidden, use_bias=False)(embed))
+        x = NormSiLU()(Linear(self.hidden)(embed))
         return embed + Linear(embed.shape[-1], scale=0.0)(x)
 
 
@@ -28,5 +28,5 @@ class Discriminator(nn.Module):
     def __call__(self, embed: jax.Array) -> jax.Array:
         x = embed
         for width in self.hidden:
-            x = NormSiLU()(Linear(width, use_bias=False)(x))
+            x = NormSiLU()(Linear(width)(x))
         return Linear(1)(x)[..., 0]

@@ -10,7 +10,10 @@ from dreamer_jax.nn.precision import matmul, rounded
 
 
 class Linear(nn.Module):
-    """[..., in] -> [..., features].
+    """[..., in] -> [..., features]; `scale` multiplies the standard deviation of first weights.
+
+    A norm behind it makes the bias no less needed: it divides by the size of what it gets, so that
+    without a bias x and 2x look the same, and of an action only its direction is seen.
 
     Leading axes are flattened first: the weight gradient is then one plain matrix product, which
     XLA's CPU backend runs several times faster than a contraction over two or more axes.
@@ -22,7 +25,7 @@ class Linear(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
+        init = nn.initializers.variance_scaling(self.scale**2, "fan_in", "truncated_normal")
         if self.scale == 0.0:
             init = nn.initializers.zeros_init()
         kernel = self.param("kernel", init, (x.shape[-1], self.features))
@@ -50,7 +53,7 @@ class BlockLinear(nn.Module):
                 f"sizes {size} and {self.features} are no multiples of {blocks} blocks"
             )
         own, common = size // blocks, 0 if shared is None else shared.shape[-1]
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", batch_axis=(0,))
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # of all blocks
         kernel = self.param("kernel", init, (blocks, own + common, self.features // blocks))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
         product = block_products if jax.default_backend() == "cpu" else block_einsum
@@ -106,5 +109,5 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for _ in range(self.layers - 1):
-            x = self.norm()(Linear(self.hidden, use_bias=False)(x))
+            x = self.norm()(Linear(self.hidden)(x))
         return Linear(self.out, scale=self.out_scale)(x)

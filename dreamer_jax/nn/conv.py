@@ -121,7 +121,7 @@ def conv_transpose_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.
 
 
 class Conv(nn.Module):
-    """Convolution without bias (a LayerNorm follows each), padding VALID."""
+    """Convolution, padding VALID. With its bias a norm behind it does not hide what is even."""
 
     features: int
     kernel: int
@@ -131,22 +131,20 @@ class Conv(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        return conv_patches(x, kernel, self.stride)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return conv_patches(x, kernel, self.stride) + bias
 
 
 class ConvTranspose(nn.Module):
-    """Transposed convolution, padding VALID; a bias only where no LayerNorm follows."""
+    """Transposed convolution, padding VALID."""
 
     features: int
     kernel: int
     stride: int
-    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         shape = (self.kernel, self.kernel, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        y = conv_transpose_patches(x, kernel, self.stride)
-        if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        return y
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
+        return conv_transpose_patches(x, kernel, self.stride) + bias

@@ -19,7 +19,7 @@ class LayerNormGRU(nn.Module):
 
     @nn.compact
     def __call__(self, h: jax.Array, x: jax.Array) -> jax.Array:
-        gates = Linear(3 * self.features, use_bias=False)(jnp.concatenate([x, h], axis=-1))
+        gates = Linear(3 * self.features)(jnp.concatenate([x, h], axis=-1))
         reset, candidate, update = jnp.split(nn.LayerNorm(epsilon=1e-3)(gates), 3, axis=-1)
         candidate = jnp.tanh(nn.sigmoid(reset) * candidate)
         update = nn.sigmoid(update - 1.0)

@@ -25,7 +25,7 @@ class Encoder(nn.Module):
         for features, kernel, stride in self.layers:
             x = self.norm()(Conv(features, kernel, stride)(x))
         x = x.reshape(x.shape[0], -1)
-        return self.norm()(Linear(self.embed, use_bias=False)(x))
+        return self.norm()(Linear(self.embed)(x))
 
 
 class Decoder(nn.Module):
@@ -48,7 +48,7 @@ class Decoder(nn.Module):
         for features, kernel, stride in self.layers[:-1]:
             x = self.norm()(ConvTranspose(features, kernel, stride)(x))
         features, kernel, stride = self.layers[-1]
-        x = ConvTranspose(features, kernel, stride, use_bias=True)(x)
+        x = ConvTranspose(features, kernel, stride)(x)
         return nn.sigmoid(fit(x, self.out))
 
 
@@ -81,11 +81,11 @@ class DoublingDecoder(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         widths, sides = zip(*halvings(self.depth, self.out[:2]), strict=True)
-        x = self.norm()(Linear(sides[-1][0] * sides[-1][1] * widths[-1], use_bias=False)(x))
+        x = self.norm()(Linear(sides[-1][0] * sides[-1][1] * widths[-1])(x))
         x = x.reshape(-1, *sides[-1], widths[-1])
         for features in widths[-2::-1]:
             x = self.norm()(ConvTranspose(features, 4, 2)(x)[:, 1:-1, 1:-1])
-        x = ConvTranspose(self.out[-1], 4, 2, use_bias=True)(x)[:, 1:-1, 1:-1]
+        x = ConvTranspose(self.out[-1], 4, 2)(x)[:, 1:-1, 1:-1]
         return nn.sigmoid(x)
 
 

@@ -40,14 +40,14 @@ class DiscreteRSSM(nn.Module):
     norm: type[nn.Module] = RMSNormSiLU
 
     def setup(self):
-        self.inputs = [Linear(self.hidden, use_bias=False) for _ in range(3)]
+        self.inputs = [Linear(self.hidden) for _ in range(3)]
         self.input_norms = [self.norm() for _ in range(3)]
         self.cell = BlockGRU(self.deter, self.blocks, self.norm)
-        self.prior_hidden = [Linear(self.hidden, use_bias=False) for _ in range(self.prior_layers)]
+        self.prior_hidden = [Linear(self.hidden) for _ in range(self.prior_layers)]
         self.prior_norms = [self.norm() for _ in range(self.prior_layers)]
         self.prior_out = Linear(self.latents * self.classes)
-        self.post_embed = Linear(self.hidden, use_bias=False)
-        self.post_deter = Linear(self.hidden, use_bias=False)
+        self.post_embed = Linear(self.hidden, use_bias=False)  # that of `post_deter` is enough
+        self.post_deter = Linear(self.hidden)
         self.post_norm = self.norm()
         self.post_out = Linear(self.latents * self.classes)
 

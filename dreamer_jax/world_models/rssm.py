@@ -31,12 +31,12 @@ class RSSM(nn.Module):
     min_std: float
 
     def setup(self):
-        self.input = Linear(self.hidden, use_bias=False)
+        self.input = Linear(self.hidden)
         self.input_norm = NormSiLU()
         self.cell = LayerNormGRU(self.deter)
         self.prior_net = MLP(self.prior_layers, self.hidden, 2 * self.stoch)
-        self.post_embed = Linear(self.hidden, use_bias=False)
-        self.post_deter = Linear(self.hidden, use_bias=False)
+        self.post_embed = Linear(self.hidden, use_bias=False)  # that of `post_deter` is enough
+        self.post_deter = Linear(self.hidden)
         self.post_norm = NormSiLU()
         self.post_net = MLP(self.posterior_layers - 1, self.hidden, 2 * self.stoch)
 
