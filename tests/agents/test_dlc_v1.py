@@ -131,7 +131,7 @@ def test_the_actor_learns_through_the_dynamics(fresh, batch):
     # and so do dynamics that ignore the action.
     rssm = state.model["rssm"]["params"]
     kernel = rssm["input"]["kernel"].at[CONFIG.stoch :].set(0.0)
-    deaf = {"params": rssm | {"input": {"kernel": kernel}}}
+    deaf = {"params": rssm | {"input": rssm["input"] | {"kernel": kernel}}}
     assert actor_gradient(state.replace(model=state.model | {"rssm": deaf}), batch) == 0.0
 
 
@@ -386,8 +386,8 @@ def test_the_published_networks_have_their_sizes():
 
     agent = make_dlc_v1(DLCConfig(), Spec({"image": ((96, 96, 3), "uint8")}, 2))
     state = jax.eval_shape(agent.init, KEY)
-    # 230 features -> 400 -> 400 -> 1: two layers without bias, two LayerNorms, one layer with bias
-    assert count(state.critic) == 230 * 400 + 400 * 400 + 2 * 800 + 401
+    # 230 features -> 400 -> 400 -> 1: three layers with a bias, two LayerNorms
+    assert count(state.critic) == 231 * 400 + 401 * 400 + 2 * 800 + 401
     # the actor has one hidden layer more and 2 means, 2 deviations
-    assert count(state.actor) == 230 * 400 + 2 * 400 * 400 + 3 * 800 + 4 * 401
+    assert count(state.actor) == 231 * 400 + 2 * 401 * 400 + 3 * 800 + 4 * 401
     assert count(state.target) == count(state.critic)
