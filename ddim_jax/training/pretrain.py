@@ -154,7 +154,7 @@ class Pretraining:
         path = self.folder.path / FRAMES_NAME
         if path.exists():
             return load_frames(path)
-        env, config = MakeEnv("DreamerCarRacing-v3"), self.config
+        env, config = policy.env if policy else MakeEnv("DreamerCarRacing-v3"), self.config
         policy = policy or TrackPolicy()
         with tqdm(total=config.frames + config.test_frames, unit="frame") as bar:
             sets = []
@@ -202,7 +202,8 @@ class Pretraining:
                 f"loss became nan or infinite before step {step}; try a smaller --model.lr; "
                 f"--resume {self.folder.path} goes on from the last checkpoint"
             )
-        batch = jnp.asarray(self.test[: self.config.model.batch])
+        apart = max(1, len(self.test) // self.config.model.batch)  # frames of many tracks
+        batch = jnp.asarray(self.test[::apart][: self.config.model.batch])
         test = train.held_out_loss(self.config.model, state.ema, batch, jax.random.key(0))
         means = {f"ddim/{name}": value for name, value in means.items()}
         means |= {"ddim/test_loss": float(test), "time/steps_per_second": len(kept) / seconds}

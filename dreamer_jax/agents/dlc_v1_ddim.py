@@ -161,22 +161,20 @@ class GeneratedStarts:
     def filtered(self, dlc: DLCState, embed: jax.Array, key: jax.Array) -> LatentState:
         """Posterior states of embeddings [n, E]: h = 0, or after `warm_up` steps on the spot.
 
-        Each such step shows the same image again, after the action that the policy would take.
+        Each such step shows the same image again, after the action that the policy would take. None
+        is the first of an episode: to the model that means the start line.
         """
         rssm, params = self.parts.rssm, dlc.model["rssm"]
         number = embed.shape[0]
         noises = jax.random.normal(key, (self.generated.warm_up + 1, number, rssm.stoch))
         state = initial_state(rssm, (number,))
-        if self.generated.warm_up == 0:
-            projected = rssm.apply(params, embed, method=rssm.project)
-            mean, std = rssm.apply(params, state.deter, projected, method=rssm.posterior)
-            return LatentState(state.deter, mean + std * noises[0], mean, std)
-        size = self.parts.actor.out // 2
-        is_first, action = jnp.ones(number, bool), jnp.zeros((number, size))
-        for step in range(self.generated.warm_up):
-            state = observe_step(rssm, params, state, action, embed, is_first, noises[step])
+        projected = rssm.apply(params, embed, method=rssm.project)
+        mean, std = rssm.apply(params, state.deter, projected, method=rssm.posterior)
+        state = LatentState(state.deter, mean + std * noises[0], mean, std)
+        size, is_first = self.parts.actor.out // 2, jnp.zeros(number, bool)
+        for noise in noises[1:]:
             action = jnp.tanh(self.parts.actor.apply(dlc.actor, state.features)[..., :size])
-            is_first = jnp.zeros(number, bool)
+            state = observe_step(rssm, params, state, action, embed, is_first, noise)
         return state
 
     def chosen(self, score: jax.Array, step: jax.Array) -> jax.Array:

@@ -133,7 +133,7 @@ def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played
 def table(label: str, s: dict[str, float | int], laps: bool) -> str:
     """The summary as a user reads it, with the share of `laps` completed where there are any."""
     lines = (
-        f"{label}, {s['episodes']} held-out episodes, no exploration noise\n"
+        f"{label}, {s['episodes']} held-out episodes, no noise added to actions\n"
         f"  mean {s['mean']:.1f}  std {s['std']:.1f}  min {s['min']:.1f}  max {s['max']:.1f}\n"
         f"  95% interval of the mean {s['mean_low']:.1f} .. {s['mean_high']:.1f}\n"
         f"  interquartile mean {s['iqm']:.1f}, 95% interval {s['iqm_low']:.1f} .. "

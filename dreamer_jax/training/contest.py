@@ -125,7 +125,7 @@ def _parts(word: str) -> tuple[Path, int | None, int | None]:
 def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
     """Every track from every seating: in seating r driver k sits in car (k + r) mod C.
 
-    Deterministic actions; idle cars are not stopped.
+    Drivers act as they are evaluated (DreamerV3 samples); idle cars are not stopped.
     """
     cars = len(drivers)
     parallel = next(
@@ -287,7 +287,7 @@ def run_contest(config: ContestConfig) -> dict[str, Any]:
         "returns": raced.returns.tolist(),
     }
     write_atomic(out / "contest.json", json.dumps(result, indent=1) + "\n")
-    print(f"{result['races']} races on {config.tracks} held-out tracks, without exploration noise")
+    print(f"{result['races']} races on {config.tracks} held-out tracks, no noise added to actions")
     print(report(drivers, result))
     film(drivers, config, raced, out / "contest.mp4")
     print(f"written: {out / 'contest.json'}, {out / 'contest.mp4'}")

@@ -166,6 +166,27 @@ def test_warm_up_gives_the_start_a_memory(fresh, batch):
     assert all(np.isfinite(metrics[name]) for name in agent_of().losses)
 
 
+def test_warm_up_goes_on_from_the_first_posterior(fresh):
+    """By hand: the state of no warm-up, its most probable action, one step of the recurrence."""
+    parts = make_parts(CONFIG, SPEC)
+
+    def scenes(warm_up):  # these need no alignment
+        config = replace(GENERATED, warm_up=warm_up)
+        return dlc_v1_ddim.GeneratedStarts(parts, CONFIG, config, None)
+
+    embed = jax.random.normal(KEY, (4, CONFIG.embed))
+    key = jax.random.key(3)
+    noise = jax.random.normal(key, (2, 4, CONFIG.stoch))
+    rssm, params = parts.rssm, fresh.dlc.model["rssm"]
+    first = scenes(0).filtered(fresh.dlc, embed, key)
+    first = first.replace(stoch=first.mean + first.std * noise[0])
+    action = jnp.tanh(parts.actor.apply(fresh.dlc.actor, first.features)[..., : SPEC.action])
+    deter = rssm.apply(params, first.deter, first.stoch, action, method=rssm.recur)
+    second = scenes(1).filtered(fresh.dlc, embed, key)
+    np.testing.assert_allclose(second.deter, deter, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(second.stoch, second.mean + second.std * noise[1], rtol=1e-5)
+
+
 def test_starts_that_look_false_are_replaced(fresh, batch):
     _, metrics = step(fresh, batch, reject_above=0.0)
     assert float(metrics["generated/starts"]) == 0.0

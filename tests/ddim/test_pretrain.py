@@ -11,6 +11,7 @@ import pytest
 from logged import lines, set_cycles
 
 from ddim_jax.training import command, pretrain, scenes
+from ddim_jax.training.agent_policy import AgentPolicy
 from ddim_jax.training.frames import load_frames
 from ddim_jax.training.pretrain import DEBUG, PRESETS
 from ddim_jax.weights_file import SHIPPED, load_weights
@@ -79,10 +80,11 @@ def test_the_racing_script_takes_folder_and_file(whole):
     assert np.abs(np.asarray(images, int) - np.asarray(rounded, int)).max() <= 8
 
 
-def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path):
+def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path, capsys):
     folder = tmp_path / "race"
     options = ["--preset", "debug", "--prefill", "40", "--eval-every", "0", "--report-every", "2"]
     options += ["--ddim", str(whole / "weights.npz"), "--out", str(folder)]
+    options += ["--env.steer-scale", "0.5"]
     assert race([*options, "--cycles", "2"], scenes.find_scenes) == 0
     logged = lines(folder)
     last = [line for line in logged if "loss/alignment" in line][-1]
@@ -97,6 +99,13 @@ def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path):
     train, test = load_frames(tmp_path / "again" / "frames.npz")
     assert train.shape == (8, 96, 96, 3) and test.shape == (5, 96, 96, 3)
     assert len({image.tobytes() for image in train}) == 8
+    # in the race that it knows
+    assert AgentPolicy(folder, 0).env().unwrapped.steer_scale == 0.5
+    config = json.loads((folder / "config.json").read_text())
+    config["env"]["id"] = "CartPole-v1"
+    (folder / "config.json").write_text(json.dumps(config))
+    assert command.pretrain([*SHORT, *again, "--out", str(tmp_path / "other")]) == 2
+    assert "was trained on CartPole-v1" in capsys.readouterr().err
 
 
 def test_other_weights_are_not_taken_on_resume(whole, tmp_path, capsys):
