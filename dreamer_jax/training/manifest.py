@@ -49,7 +49,7 @@ def first_difference(stored: Leaves, wanted: Leaves) -> str | None:
     stored_names, wanted_names = {leaf[0] for leaf in stored}, {leaf[0] for leaf in wanted}
     # A missing leaf shifts all that follow, so names come before shapes.
     for name in [leaf[0] for leaf in wanted if leaf[0] not in stored_names]:
-        return f"it has no '{name}' (another algorithm, or an option switched on since)"
+        return f"it has no '{name}' (another algorithm or version, or an option switched on since)"
     for name in [leaf[0] for leaf in stored if leaf[0] not in wanted_names]:
         return f"its '{name}' is not wanted here (another algorithm, or an option switched off)"
     for (name, had, was), (other, shape, dtype) in zip(stored, wanted, strict=True):
