@@ -12,7 +12,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.assess import EvaluateConfig, load_agent
 from dreamer_jax.training.config import check, from_dict
-from dreamer_jax.training.environments import PLAIN, make_env
+from dreamer_jax.training.environments import PLAIN, STOCK_ENDS, make_env
 from dreamer_jax.training.run_folder import RunFolder
 from envs import RACE
 
@@ -20,8 +20,8 @@ from envs import RACE
 class AgentPolicy:
     """The newest checkpoint of the run in `path` (its first learner), acting with exploration.
 
-    `env` makes the race that it was trained in: action repeat and steering, no rule of its training
-    episodes. Raises UserError when there is no run of the race or no whole checkpoint.
+    `env` makes the race that it was trained in: action repeat and steering, by stock's rules.
+    Raises UserError when there is no run of the race or no whole checkpoint.
     """
 
     sees = True
@@ -34,7 +34,7 @@ class AgentPolicy:
                     f"--agent={path} was trained on {config.env.id}; give a run of {RACE}"
                 )
             loaded = load_agent(folder.path, config, EvaluateConfig())
-        self.env = make_env(config.env, **PLAIN)
+        self.env = make_env(config.env, **PLAIN, **STOCK_ENDS)
         agent, axes = loaded.agent, loaded.agent.axes
         self._state = jax.tree.map(
             lambda axis, x: x if axis is None else jax.tree.map(lambda leaf: leaf[0], x),

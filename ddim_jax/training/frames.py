@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dreamer_jax.errors import UserError
+from envs import RACE
 from envs.drivers import TrackDriver
 from envs.make import HELD_OUT, EpisodeSeeds, MakeEnv
 
@@ -23,6 +24,7 @@ class TrackPolicy:
     """`TrackDriver` with another speed and another wobble on each track; needs no pictures."""
 
     sees = False
+    env = MakeEnv(RACE)
 
     def begin(self, rng: np.random.Generator) -> None:
         """A new episode."""

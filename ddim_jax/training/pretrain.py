@@ -32,7 +32,6 @@ from dreamer_jax.training.figures import grid
 from dreamer_jax.training.logging import RunLogger
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
-from envs.make import MakeEnv
 
 FRAMES_NAME, WEIGHTS_NAME = "frames.npz", "weights.npz"
 SHOWN = 64  # pictures of a grid
@@ -154,14 +153,13 @@ class Pretraining:
         path = self.folder.path / FRAMES_NAME
         if path.exists():
             return load_frames(path)
-        env, config = policy.env if policy else MakeEnv("DreamerCarRacing-v3"), self.config
-        policy = policy or TrackPolicy()
+        config, policy = self.config, policy or TrackPolicy()
         with tqdm(total=config.frames + config.test_frames, unit="frame") as bar:
             sets = []
             for number, test in ((config.frames, False), (config.test_frames, True)):
                 base = bar.n
                 show = lambda n, base=base: bar.update(base + n - bar.n)  # noqa: E731
-                sets.append(collect(number, env, policy, config.seed, test, show))
+                sets.append(collect(number, policy.env, policy, config.seed, test, show))
         save_frames(path, *sets)
         return sets[0], sets[1]
 

@@ -16,7 +16,7 @@ from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig, check, from_dict
-from dreamer_jax.training.environments import make_env, spec_of
+from dreamer_jax.training.environments import STOCK_ENDS, make_env, spec_of
 from dreamer_jax.training.evaluate import Played, evaluate
 from dreamer_jax.training.learner import make_learner
 from dreamer_jax.training.logging import mp4
@@ -61,7 +61,7 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
     with RunFolder.open(path, exclusive=False) as folder:
         config = check(from_dict(folder.load_config()))
         if options.stock:
-            rules = replace(config.env, off_road_ends=False, backwards_ends=False)
+            rules = replace(config.env, **STOCK_ENDS)
             config = replace(config, env=rules)
         played, cycle = play(folder.path, config, options)
         results: dict[str, dict[str, Any]] = {m.setting: {} for m in config.members}

@@ -23,6 +23,8 @@ PLAIN = {
     "limit_ends": False,
     "both_ways": False,
 }
+# ends that evaluation keeps unless stock's rules are asked for
+STOCK_ENDS = {"off_road_ends": False, "backwards_ends": False}
 ACTIONS = {RACE: ("steer", "throttle")}  # names of the action's entries
 
 

@@ -18,7 +18,7 @@ from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.command import guarded, race
 from dreamer_jax.training.config import check, from_dict
 from dreamer_jax.training.members import parse_seeds
-from dreamer_jax.training.run_folder import RunFolder, write_atomic
+from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 
 SCORE_NAME = "score.json"
 
@@ -77,15 +77,15 @@ def train_stages(
     Raises:
       UserError: `out` holds a run of other seeds.
     """
+    begun = (out / CONFIG_NAME).is_file()
+    if begun:
+        _need_seeds(out, seeds)
+    done = max(Checkpointer(out / "checkpoints").steps(), default=0)
     for stage in stages:
-        begun = (out / "config.json").is_file()
-        if begun:
-            _need_seeds(out, seeds)
-        done = max(Checkpointer(out / "checkpoints").steps(), default=0)
         if done >= stage.cycles:
             continue
         settings = ["--cycles", str(stage.cycles), *shlex.split(stage.settings)]
-        if not begun:
+        if stage is stages[0] and not begun:
             settings = [*settings, "--seeds", seeds, "--out", str(out)]
         elif stage is stages[0]:  # goes on with the settings it holds
             settings = ["--resume", str(out)]
