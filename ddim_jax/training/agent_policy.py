@@ -35,13 +35,7 @@ class AgentPolicy:
                 )
             loaded = load_agent(folder.path, config, EvaluateConfig())
         self.env = make_env(config.env, **PLAIN, **STOCK_ENDS)
-        agent, axes = loaded.agent, loaded.agent.axes
-        self._state = jax.tree.map(
-            lambda axis, x: x if axis is None else jax.tree.map(lambda leaf: leaf[0], x),
-            axes,
-            loaded.state,
-            is_leaf=lambda x: x is None,
-        )
+        agent, self._state = loaded.agent, loaded.of(0)
         self._fresh = agent.carry(1)
         self._act = jax.jit(agent.act, static_argnames="mode")
         self._key = named_key(jax.random.key(seed), "collect")

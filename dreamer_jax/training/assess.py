@@ -103,6 +103,14 @@ class Loaded(NamedTuple):
     step: int
     seeds: list[int]
 
+    def of(self, index: int | slice) -> Any:
+        """The state of one learner, or of a slice of them, which keeps the axis S."""
+
+        def own(axis, part):
+            return part if axis is None else jax.tree.map(lambda x: x[index], part)
+
+        return jax.tree.map(own, self.agent.axes, self.state, is_leaf=lambda x: x is None)
+
 
 def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded:
     """The agent of the run in `path`, warnings printed. Raises UserError without a checkpoint."""

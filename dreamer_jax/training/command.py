@@ -122,12 +122,7 @@ def _race(
     find_scenes: FindScenes,
     suit: Callable[[RunConfig], RunConfig] = lambda preset: preset,
 ) -> int:
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset")
-    first.add_argument("--agent")
-    first.add_argument("--resume", type=Path)
-    first.add_argument("--hosts")
-    known, rest = first.parse_known_args(argv)
+    known, rest = _run_options(argv)
     if known.hosts is not None:
         hosts.join(known.hosts)
     if known.resume is not None:
@@ -141,6 +136,22 @@ def _race(
     if known.agent is not None:
         name = f"{known.agent}-{name}"
     return begin(config, name, find_scenes)
+
+
+def _run_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What decides on a preset or a folder, and the rest."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--preset")
+    first.add_argument("--agent")
+    first.add_argument("--resume", type=Path)
+    first.add_argument("--hosts")
+    return first.parse_known_args(argv)
+
+
+def planned(argv: Sequence[str]) -> RunConfig:
+    """Settings of the new run that `argv` would begin. Raises UserError."""
+    known, rest = _run_options(argv)
+    return parse(rest, choose(known.preset, known.agent)[0])
 
 
 def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:

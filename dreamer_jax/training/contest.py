@@ -58,12 +58,7 @@ class Driver(NamedTuple):
 
     def state(self) -> Any:
         """Of this learner alone, S = 1."""
-
-        def own(axis, part):
-            return part if axis is None else jax.tree.map(lambda x: x[self.index][None], part)
-
-        agent = self.loaded.agent
-        return jax.tree.map(own, agent.axes, self.loaded.state, is_leaf=lambda x: x is None)
+        return self.loaded.of(slice(self.index, self.index + 1))
 
 
 class Raced(NamedTuple):

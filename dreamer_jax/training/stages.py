@@ -15,9 +15,10 @@ import tyro
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_tracks
 from dreamer_jax.training.checkpoint import Checkpointer
-from dreamer_jax.training.command import guarded, race
-from dreamer_jax.training.config import check, from_dict
+from dreamer_jax.training.command import guarded, planned, race
+from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
 from dreamer_jax.training.members import parse_seeds
+from dreamer_jax.training.rules import CHANGEABLE
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 
 SCORE_NAME = "score.json"
@@ -75,11 +76,11 @@ def train_stages(
     Returns the exit status of the first stage that was stopped or failed, else 0.
 
     Raises:
-      UserError: `out` holds a run of other seeds.
+      UserError: `out` holds a run of other seeds or begun with other settings.
     """
     begun = (out / CONFIG_NAME).is_file()
     if begun:
-        _need_seeds(out, seeds)
+        _need_own(out, seeds, stages[0])
     done = max(Checkpointer(out / "checkpoints").steps(), default=0)
     for stage in stages:
         if done >= stage.cycles:
@@ -98,7 +99,8 @@ def train_stages(
     return 0
 
 
-def _need_seeds(out: Path, seeds: str) -> None:
+def _need_own(out: Path, seeds: str, first: Stage) -> None:
+    """Of the settings only those that hold from the first stage to the last are compared."""
     with RunFolder.open(out, exclusive=False) as folder:
         config = check(from_dict(folder.load_config()))
     held = [member.seed for member in config.members]
@@ -107,6 +109,22 @@ def _need_seeds(out: Path, seeds: str) -> None:
             f"{out} holds a run of seeds {', '.join(map(str, held))}, not {seeds}; "
             "give its seeds, or another folder with --out"
         )
+    own, wanted = _lasting(config), _lasting(planned(shlex.split(first.settings)))
+    if other := sorted(name for name in own | wanted if own.get(name) != wanted.get(name)):
+        raise UserError(
+            f"{out} holds a run with settings that are not of these stages "
+            f"({', '.join(other)}); give another folder with --out"
+        )
+
+
+def _lasting(config: RunConfig) -> dict[str, Any]:
+    """Settings that cannot change while a run goes on, by their full names."""
+    parts = to_dict(config)
+    flat = {}
+    for name, value in parts.items():
+        inner = value if isinstance(value, dict) else {None: value}
+        flat |= {name if key is None else f"{name}.{key}": x for key, x in inner.items()}
+    return {k: x for k, x in flat.items() if k not in (*CHANGEABLE, "seed", "seeds", "out")}
 
 
 def evaluate_both(out: Path, options: ScoreConfig) -> dict[str, Any]:

@@ -47,6 +47,12 @@ def test_another_seed_is_refused(stopped, tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+def test_a_run_begun_with_other_settings_is_refused(stopped):
+    begun = STAGES[0]._replace(settings=STAGES[0].settings.replace("0.4", "0.5") + " --batch 9")
+    with pytest.raises(UserError, match=r"not of these stages \(batch, env.steer_scale\).* --out"):
+        train_stages(stopped[0], "3", (begun, *STAGES[1:]))
+
+
 def test_the_same_command_goes_on_and_scores(stopped, capsys):
     out, _ = stopped
     command = ["--seed", "3", "--out", str(out), "--episodes", "2"]
