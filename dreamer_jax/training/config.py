@@ -53,6 +53,9 @@ class EnvConfig:
     """Training episodes lose so much reward for every place at which the car passes tiles by (0:
     none; evaluations never do): one missed tile leaves a lap unfinished, some 30 points that no
     imagined rollout is long enough to see."""
+    short_cut_ends: bool = False
+    """Training episodes end, and nothing is expected after that, once the car has come over the
+    grass to a stretch of road at least 20 tiles further on (evaluations never do)."""
     off_road_cost: float = 0.0
     """Training episodes lose so much reward a frame, times the share of wheels off the road (0:
     none; evaluations never do)."""

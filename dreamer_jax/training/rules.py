@@ -20,6 +20,7 @@ EPISODE_RULES = (
     "env.idle_limit",
     "env.missed_limit",
     "env.missed_cost",
+    "env.short_cut_ends",
     "env.off_road_cost",
     "env.limit_ends",
     "env.off_road_ends",
