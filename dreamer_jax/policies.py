@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from dreamer_jax.ops import categorical, gaussian
 
+FLAT = 2.0  # tanh is 0.96 there, and rises by 0.07
+
 
 class Policy(NamedTuple):
     """A family of distributions over actions [..., A], A entries in [-1, 1] or one-hot.
@@ -24,6 +26,8 @@ class Policy(NamedTuple):
     mode:     (raw) -> the action [..., A] of a deterministic evaluation
     log_prob: (raw, action) -> [...] in nats; no gradient to the action
     entropy:  (raw) -> [...] in nats
+    excess:   (raw) -> [...]: sum of squares by which raw means lie beyond `FLAT`, where tanh, and
+              so their gradient, has all but ended
     """
 
     outputs: int
@@ -31,6 +35,7 @@ class Policy(NamedTuple):
     mode: Callable[[jax.Array], jax.Array]
     log_prob: Callable[[jax.Array, jax.Array], jax.Array]
     entropy: Callable[[jax.Array], jax.Array]
+    excess: Callable[[jax.Array], jax.Array]
 
 
 def bounded_normal(size: int, min_std: float = 0.1, max_std: float = 1.0) -> Policy:
@@ -58,6 +63,7 @@ def bounded_normal(size: int, min_std: float = 0.1, max_std: float = 1.0) -> Pol
         lambda raw: split(raw)[0],
         log_prob,
         lambda r: gaussian.entropy(split(r)[1]),
+        lambda raw: _excess(raw, size),
     )
 
 
@@ -89,6 +95,7 @@ def tanh_normal(size: int, min_std: float = 1e-4, start_std: float = 5.0) -> Pol
         lambda raw: jnp.tanh(split(raw)[0]),
         log_prob,
         lambda raw: gaussian.entropy(split(raw)[1]),
+        lambda raw: _excess(raw, size),
     )
 
 
@@ -108,7 +115,13 @@ def one_hot(size: int, unimix: float = 0.01) -> Policy:
         lambda raw: jax.nn.one_hot(jnp.argmax(raw, axis=-1), size),
         log_prob,
         lambda raw: categorical.entropy(log_probs(raw)[..., None, :]),
+        lambda raw: jnp.zeros(raw.shape[:-1]),
     )
+
+
+def _excess(raw: jax.Array, size: int) -> jax.Array:
+    beyond = jax.nn.relu(jnp.abs(raw[..., :size]) - FLAT)
+    return jnp.sum(jnp.square(beyond), axis=-1)
 
 
 def _normal_log_prob(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:

@@ -44,6 +44,15 @@ def test_tanh_normal_starts_wide_and_stays_finite_at_the_border():
     assert np.isfinite(policy.log_prob(jnp.zeros(4), jnp.array([1.0, -1.0])))
 
 
+@pytest.mark.parametrize("policy", [bounded_normal(2), tanh_normal(2)])
+def test_means_beyond_two_are_in_excess_of_what_tanh_can_move(policy):
+    raw = jnp.array([[0.3, -1.9, 9.0, -9.0], [4.0, 1.0, -3.0, 1.0], [2.5, -5.0, 0.0, 0.0]])
+    excess, slope = jax.vmap(jax.value_and_grad(policy.excess))(raw)
+    np.testing.assert_allclose(excess, [0.0, 4.0, 0.25 + 9.0])
+    np.testing.assert_allclose(slope, [[0, 0, 0, 0], [4, 0, 0, 0], [1, -6, 0, 0]])
+    np.testing.assert_array_equal(one_hot(4).excess(raw), jnp.zeros(3))
+
+
 def test_one_hot_mixes_the_uniform_distribution_in():
     policy = one_hot(3, unimix=0.1)
     raw = jnp.array([0.0, 5.0, -2.0])

@@ -177,9 +177,11 @@ class View(NamedTuple):
         advantage = (imagined.returns - imagined.values[:-1]) / scale
         score = parts.policy.log_prob(raw, actions) * advantage
         entropy = parts.policy.entropy(raw)
+        excess = parts.policy.excess(raw)
+        gain = score + config.entropy_scale * entropy - config.excess_scale * excess
         value = self.value_loss(params, slow, features[:-1], imagined.returns)
         return {
-            "loss/actor": -jnp.mean(imagined.weights * (score + config.entropy_scale * entropy)),
+            "loss/actor": -jnp.mean(imagined.weights * gain),
             "loss/value": jnp.mean(imagined.weights * value),
         }
 
@@ -214,6 +216,7 @@ class View(NamedTuple):
                 "latent/prior_entropy": jnp.mean(categorical.entropy(prior)),
                 "latent/posterior_entropy": jnp.mean(categorical.entropy(posterior.logits)),
                 "actor/entropy": jnp.mean(self.parts.policy.entropy(raw)),
+                "actor/excess": jnp.mean(self.parts.policy.excess(raw)),
                 "actor/return_scale": scale,
                 "imagined/return": jnp.mean(imagined.returns),
                 "imagined/return_std": jnp.std(imagined.returns),

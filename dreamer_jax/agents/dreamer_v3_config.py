@@ -55,6 +55,9 @@ class DreamerV3Config(CategoricalConfig):
     """Mixing of the lambda-return."""
     entropy_scale: float = 3e-4
     """Weight of the policy's entropy (in nats) beside the normalised advantage."""
+    excess_scale: float = 0.0
+    """Weight of the squares by which the actor's raw means lie beyond 2 (continuous actions), where
+    tanh is flat: policies that drive there no longer learn (0: as published)."""
     actor_min_std: float = 0.1
     """Least standard deviation of a continuous action."""
     range_rate: float = 0.01

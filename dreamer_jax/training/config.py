@@ -69,6 +69,9 @@ class EnvConfig:
     both_ways: bool = False
     """Training episodes drive tracks either way round, by chance (evaluations never do): sharp
     right-hand bends are rare otherwise."""
+    retry: float = 0.0
+    """Share of the training episodes without a finished lap after which the same track is driven
+    once more (0: every episode has a new one). One car alone."""
     cars: int = 1
     """Cars on one track, each a learner of its own: as many learners (--seeds), or a multiple."""
     random_starts: bool = True

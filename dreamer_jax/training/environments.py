@@ -76,7 +76,9 @@ def streams(config: RunConfig, seeds: Sequence[int]) -> VectorEnv | RaceStreams:
     cars = config.env.cars
     tracks = [EpisodeSeeds(1024 * s + n) for s in seeds[::cars] for n in range(config.envs)]
     if cars == 1:
-        return VectorEnv(make_env(config.env), tracks, timeout=config.env.timeout)
+        env = config.env
+        retry = env.retry if env.id == RACE else 0.0
+        return VectorEnv(make_env(env), tracks, timeout=env.timeout, retry=retry)
     groups = len(seeds) // cars
     return RaceStreams(make_race(config.env), tracks, groups, config.env.timeout)
 

@@ -26,6 +26,7 @@ EPISODE_RULES = (
     "env.off_road_ends",
     "env.backwards_ends",
     "env.both_ways",
+    "env.retry",
 )
 CHANGEABLE = ("cycles", "replay", *WATCHING, *EPISODE_RULES)  # when a run goes on
 
@@ -89,6 +90,7 @@ NOT_NEGATIVE = [
     "agent.dynamics_clip",
     "agent.free_nats",
     "agent.entropy_scale",
+    "agent.excess_scale",
     "agent.dyn_scale",
     "agent.rep_scale",
     "agent.slow_scale",
@@ -174,6 +176,12 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
             len(config.members) % config.env.cars == 0,
             f"each car is a learner and there are {len(config.members)}: name one seed for each "
             "car, as --seeds 0:2",
+        ),
+        ("env.retry", 0 <= config.env.retry < 1, "use a share of at least 0 and below 1"),
+        (
+            "env.retry",
+            config.env.cars == 1 or not config.env.retry,
+            f"the {config.env.cars} cars of a race finish their laps apart: leave it at 0",
         ),
         ("env.steer_scale", config.env.steer_scale <= 1, "use a value above 0 and up to 1"),
         ("length", config.length >= 2, "a sequence needs 2 or more records"),

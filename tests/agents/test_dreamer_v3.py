@@ -1,6 +1,7 @@
 """DreamerV3: which loss moves what, its replay value by hand, and that it learns a small game."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from games import CONTINUOUS, DISCRETE, greedy, learn, play
 
 from dreamer_jax.agents.annealing import with_annealed_temperature
-from dreamer_jax.agents.dreamer_v3 import View, make_dreamer_v3
+from dreamer_jax.agents.dreamer_v3 import Imagined, View, make_dreamer_v3
 from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_form, sized
 from dreamer_jax.agents.dreamer_v3_parts import init_state, make_optimiser, make_parts
 from dreamer_jax.nn.precision import computing_in
@@ -248,6 +249,29 @@ def test_the_slow_value_is_one_more_target(made):
     calm = view.parts.head.mean(view.parts.value.apply(slow, features))
     pull = loss(1.0, jnp.zeros(3)) - loss(0.0, jnp.zeros(3))
     np.testing.assert_allclose(pull, loss(0.0, calm), rtol=1e-4)
+
+
+def test_a_policy_in_saturation_is_led_back_only_where_asked(made):
+    """No action is better than another here: nothing else moves means, and by tanh hardly could."""
+    parts = make_parts(CONFIG, CONTINUOUS)
+    actor = SimpleNamespace(apply=lambda raw, features: jnp.tile(raw, (*features.shape[:-1], 1)))
+    size = 2 * CONTINUOUS.action
+    raw = jnp.zeros(size).at[0].set(5.0)
+    features, actions = jnp.zeros((4, 6, 3)), jnp.zeros((3, 6, CONTINUOUS.action))
+    weights = jnp.full((3, 6), 0.5)
+    still = Imagined(jnp.zeros((4, 6)), jnp.zeros((3, 6)), weights, None, None)
+
+    def slope(scale):
+        config = replace(CONFIG, excess_scale=scale, entropy_scale=0.0)
+        view = View(parts._replace(actor=actor), config)
+        view = type("Calm", (View,), {"value_loss": lambda *_: jnp.zeros((3, 6))})(*view)
+        loss = lambda raw: view.behaviour_losses(  # noqa: E731
+            {"actor": raw}, None, made[1].returns, features, actions, still
+        )["loss/actor"]
+        return jax.grad(loss)(raw)
+
+    np.testing.assert_array_equal(slope(0.0), jnp.zeros(size))
+    np.testing.assert_allclose(slope(0.1), jnp.zeros(size).at[0].set(0.1 * 0.5 * 2 * 3), rtol=1e-6)
 
 
 # ---------------------------------------------------------------- latents in the replay

@@ -47,6 +47,7 @@ def test_the_gradient_of_returns_goes_through_dynamics_and_actions():
         mode=lambda raw: raw,
         log_prob=lambda raw, action: raw[..., 0],
         entropy=lambda raw: 0 * raw[..., 0],
+        excess=lambda raw: 0 * raw[..., 0],
     )
     config = SimpleNamespace(
         horizon=2, last=1, gamma=1.0, lambda_=1.0, cont_scale=1.0, dynamics_clip=0.0

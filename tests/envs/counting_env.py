@@ -14,16 +14,17 @@ from gymnasium import spaces
 class CountingEnv(gymnasium.Env):
     """Observation int32 [3]: seed, step in the episode, resets so far. Reward: step + action[0].
 
-    An episode lasts 2 + seed % 3 steps; it terminates if the seed is even, else is truncated.
+    An episode lasts 2 + seed % 3 steps; it terminates if the seed is even, else is truncated. Its
+    lap is finished if the seed is a multiple of `laps`.
     """
 
     observation_space = spaces.Box(-(2**31), 2**31 - 1, (3,), np.int32)
     action_space = spaces.Box(-10.0, 10.0, (2,), np.float32)
 
-    def __init__(self, fault: str = "", at_step: int = 2):
+    def __init__(self, fault: str = "", at_step: int = 2, laps: int = 1):
         if fault == "init":
             raise ValueError("fault: 'init' is not allowed here")
-        self.fault, self.at_step, self.resets = fault, at_step, 0
+        self.fault, self.at_step, self.resets, self.laps = fault, at_step, 0, laps
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -38,7 +39,8 @@ class CountingEnv(gymnasium.Env):
             self._fail()
         ends, odd = self.count >= 2 + self.seed % 3, bool(self.seed % 2)
         reward = self.count + float(action[0])
-        info = {"frames": 3, "progress": self.count / 10, "lap_finished": ends}
+        lap = ends and self.seed % self.laps == 0
+        info = {"frames": 3, "progress": self.count / 10, "lap_finished": lap}
         return self._observation(), reward, ends and not odd, ends and odd, info
 
     def _observation(self):
@@ -61,9 +63,10 @@ class MakeCounting:
 
     fault: str = ""
     at_step: int = 2
+    laps: int = 1
 
     def __call__(self):
-        return CountingEnv(self.fault, self.at_step)
+        return CountingEnv(self.fault, self.at_step, self.laps)
 
 
 @dataclass(frozen=True)

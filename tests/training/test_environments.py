@@ -249,6 +249,19 @@ def test_how_long_an_environment_may_be_silent():
         assert races._races._timeout == 8
 
 
+@pytest.mark.parametrize(("env", "most"), [(EnvConfig(time_limit=8), 4), (POLE, 8)])
+def test_only_races_are_driven_again(env, most):
+    """No lap is finished in 8 frames; where no laps are, every episode is a new one."""
+    config = replace(CONFIG, envs=1, env=replace(env, retry=0.9))
+    firsts = []
+    with streams(config, (0,)) as env:
+        while len(firsts) < 8:
+            record = env.step(np.zeros((1, *env.action_space.shape)))
+            if record.is_first[0]:
+                firsts.append(next(iter(record.observation.values()))[0].tobytes())
+    assert len(set(firsts)) == 8 if most == 8 else len(set(firsts)) <= most
+
+
 def test_an_agent_that_needs_pictures_says_so(tmp_path):
     with (
         RunFolder.create(tmp_path / "run", "run") as folder,
