@@ -52,9 +52,6 @@ class RacingEnv(stock.CarRacing):
         missed_cost: subtracted from the reward once for every place at which the car passes tiles
             by (one or several on end, up to some 20), when it is on the road again behind them. The
             score in the picture stays stock's.
-        short_cut_ends: terminate once the car has come over the grass to tiles before which 20 or
-            more are untouched, as where two stretches of road run side by side. Such a lap cannot
-            be whole, and no discounted sum of rewards says so: the tiles go on.
         off_road_cost: subtracted from every frame's reward, times the share of the wheels that
             touch no road tile. Stock's rewards say nothing of grass until a tile has been missed.
             The score in the picture stays stock's.
@@ -74,8 +71,7 @@ class RacingEnv(stock.CarRacing):
 
     `info` of every step and reset: `frames` (int, simulated in this step), `lap_finished` (bool),
     `progress` (float, visited fraction of the tiles), `end` (str: "", "lap", "field", "off_road",
-    "backwards", "idle", "missed", "short_cut" or "time"; a termination is named before the time
-    limit).
+    "backwards", "idle", "missed" or "time"; a termination is named before the time limit).
 
     Raises:
         ValueError: an option out of range, or an action of wrong shape or not finite.
@@ -92,7 +88,6 @@ class RacingEnv(stock.CarRacing):
         idle_limit: int = 0,
         missed_limit: int = 0,
         missed_cost: float = 0.0,
-        short_cut_ends: bool = False,
         off_road_cost: float = 0.0,
         limit_ends: bool = False,
         off_road_ends: bool = False,
@@ -113,7 +108,6 @@ class RacingEnv(stock.CarRacing):
         self.idle_limit = int(idle_limit)
         self.missed_limit = int(missed_limit)
         self.missed_cost = float(missed_cost)
-        self.short_cut_ends = bool(short_cut_ends)
         self.off_road_cost = float(off_road_cost)
         self.skip_zoom = skip_zoom
         self.limit_ends = limit_ends
@@ -206,14 +200,12 @@ class RacingEnv(stock.CarRacing):
             reward -= self.off_road_cost * off
         if self.idle_limit and self._frame - self._newest_tile_frame >= self.idle_limit:
             return float(reward), "idle"
-        if self.missed_limit or self.missed_cost or self.short_cut_ends:
+        if self.missed_limit or self.missed_cost:
             new = self._newly_reached()
             reward -= self.missed_cost * self._places_passed_by(new)
             behind = ((i - self.missed_limit) % len(self.track) for i in new)
             if self.missed_limit and any(i not in self._reached for i in behind):
                 return float(reward), "missed"
-            if self.short_cut_ends and self._came_by_a_short_cut(new):
-                return float(reward), "short_cut"
         return float(reward), ""
 
     def _newly_reached(self) -> set[int]:
@@ -240,12 +232,6 @@ class RacingEnv(stock.CarRacing):
             places += bool(missed) and before in self._reached
             self._passed_by.update(missed)
         return places
-
-    def _came_by_a_short_cut(self, new: set[int]) -> bool:
-        """Whether no tile near one of these new ones, or before it, had been touched."""
-        near = range(-TRAILING_TILES - SHORT_CUT_TILES, TRAILING_TILES + 1)
-        known = self._reached - new
-        return any(known.isdisjoint((tile + k) % len(self.track) for k in near) for tile in new)
 
     def _drives_backwards(self) -> bool:
         tiles = set().union(*(wheel.tiles for wheel in self.car.wheels))
@@ -389,8 +375,7 @@ def _check_options(options: dict[str, Any]) -> None:
         cost = options[name]
         if isinstance(cost, bool) or not isinstance(cost, int | float | np.number) or not cost >= 0:
             raise ValueError(f"{name}: {cost!r} given; use a number of at least 0.")
-    names = ("short_cut_ends", "limit_ends", "off_road_ends", "backwards_ends")
-    for name in ("skip_zoom", *names, "both_ways"):
+    for name in ("skip_zoom", "limit_ends", "off_road_ends", "backwards_ends", "both_ways"):
         if not isinstance(options[name], bool | np.bool_):
             raise ValueError(f"{name}: {options[name]!r} given; use True or False.")
     for name in ("lap_complete_percent", "steer_scale"):

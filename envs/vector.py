@@ -34,8 +34,7 @@ class VectorEnv:
 
     A `step` gives each active environment one record: the reset's if it has not started or its
     episode has ended (the action is then ignored), else the action's. Inactive ones stay as they
-    are, record included. The e-th environment plays its i-th episode on seed `seeds[e](i)`, or, by
-    the chance `retry`, on the seed before once more where that ended without `lap_finished`.
+    are, record included. The e-th environment plays its i-th episode on seed `seeds[e](i)`.
 
     An environment with the attribute `worker.PLAYERS`, (C,), has C streams: its fields have a
     second axis C but for the observation, whose own first axis is C. Its next episode begins when
@@ -50,7 +49,6 @@ class VectorEnv:
         seeds: one function per environment, episode index -> seed, called in this process.
         num_workers: processes, each playing a contiguous slice; the default is one per
             environment, but no more than there are processors.
-        retry: in [0, 1), see above. Whether it comes to that is drawn from `seeds[e](i)`.
         timeout: seconds that one reset, one step or one replayed action may take, beyond which the
             environment counts as hung. Starting the processes has START_SECONDS at least.
 
@@ -66,7 +64,6 @@ class VectorEnv:
         seeds: Sequence[Callable[[int], int]],
         num_workers: int | None = None,
         timeout: float = 120.0,
-        retry: float = 0.0,
     ):
         self._workers: list[_Worker] = []
         self.num_envs, self._seeds = len(seeds), tuple(seeds)
@@ -77,13 +74,10 @@ class VectorEnv:
             raise ValueError(f"num_workers: {count} given; use 1 to {self.num_envs}.")
         if not timeout > 0:
             raise ValueError(f"timeout: {timeout} given; use a number of seconds above 0.")
-        if not 0.0 <= retry < 1.0:
-            raise ValueError(f"retry: {retry} given; use a share of at least 0 and below 1.")
-        self._timeout, self._retry = timeout, retry
+        self._timeout = timeout
         self._arrays: dict[str, np.ndarray] = {}
         self._failure: str | None = None
         self._episodes = [-1] * self.num_envs  # -1: not started
-        self._tracks = [0] * self.num_envs  # the current seeds are those of these episodes
         self._ended = np.zeros(self.num_envs, bool)
         self._actions: list[list[np.ndarray]] = [[] for _ in seeds]  # of the current episodes
         try:
@@ -139,28 +133,18 @@ class VectorEnv:
         actions = np.asarray(actions, np.float32)
         active = np.ones(self.num_envs, bool) if active is None else np.asarray(active, bool)
         order = self._orders(actions, active)
-        tracks = {int(e): self._next_track(e) for e in np.flatnonzero(order == worker.RESET)}
-        for e, track in tracks.items():
-            self._arrays["seed"][e] = self._seeds[e](track)
+        for e in np.flatnonzero(order == worker.RESET):
+            self._arrays["seed"][e] = self._seeds[e](self._episodes[e] + 1)
         self._arrays["action"][:], self._arrays["order"][:] = actions, order
         self._record.given[:] = False
         self._exchange("step", meanwhile)
         for e in np.flatnonzero(order):  # only now: until here the snapshot is the step before
             if order[e] == worker.RESET:
                 self._episodes[e], self._actions[e] = self._episodes[e] + 1, []
-                self._tracks[e] = tracks[e]
             else:
                 self._actions[e].append(actions[e].copy())
         self._ended = self._arrays["over"].copy()
         return self._record
-
-    def _next_track(self, e: int) -> int:
-        """The episode, past or to come, whose seed the next one is played on."""
-        following, last = self._episodes[e] + 1, self._record
-        if not self._retry or not np.all(last.is_last[e]) or np.any(last.lap_finished[e]):
-            return following
-        chance = np.random.default_rng(self._seeds[e](following)).random()
-        return self._tracks[e] if chance < self._retry else following
 
     def _orders(self, actions: np.ndarray, active: np.ndarray) -> np.ndarray:
         if actions.shape != self._arrays["action"].shape or active.shape != (self.num_envs,):
@@ -183,7 +167,6 @@ class VectorEnv:
         return [
             {
                 "episode": max(self._episodes[e], 0),
-                "track": self._tracks[e],
                 "actions": [action.tolist() for action in self._actions[e]],
                 "ended": bool(self._ended[e]),
                 "started": self._episodes[e] >= 0,
@@ -208,14 +191,12 @@ class VectorEnv:
                 f"snapshot: holds {len(snapshot)} environments, this has {self.num_envs}; "
                 "use as many as when it was taken."
             )
-        tracks = [past.get("track", past["episode"]) for past in snapshot]  # older ones have none
         replays = [
-            {"seed": self._seeds[e](track), **past}
+            {"seed": self._seeds[e](past["episode"]), **past}
             if past["started"] and (past["actions"] or not past["ended"])
             else None
-            for e, (past, track) in enumerate(zip(snapshot, tracks, strict=True))
+            for e, past in enumerate(snapshot)
         ]
-        self._tracks = tracks
         self._episodes = [past["episode"] if past["started"] else -1 for past in snapshot]
         self._actions = [[np.array(a, np.float32) for a in past["actions"]] for past in snapshot]
         self._ended = np.array([past["ended"] for past in snapshot], bool)
@@ -325,7 +306,7 @@ class VectorEnv:
     def _place(self, e: int) -> str:
         if self._episodes[e] < 0:
             return f"environment {e} (not started)"
-        seed = self._seeds[e](self._tracks[e])
+        seed = self._seeds[e](self._episodes[e])
         steps = f"after {len(self._actions[e])} steps"
         return f"environment {e} (episode {self._episodes[e]}, seed {seed}, {steps})"
 

@@ -53,9 +53,6 @@ class EnvConfig:
     """Training episodes lose so much reward for every place at which the car passes tiles by (0:
     none; evaluations never do): one missed tile leaves a lap unfinished, some 30 points that no
     imagined rollout is long enough to see."""
-    short_cut_ends: bool = False
-    """Training episodes end, and nothing is expected after that, once the car has come over the
-    grass to a stretch of road at least 20 tiles further on (evaluations never do)."""
     off_road_cost: float = 0.0
     """Training episodes lose so much reward a frame, times the share of wheels off the road (0:
     none; evaluations never do)."""
@@ -69,9 +66,6 @@ class EnvConfig:
     both_ways: bool = False
     """Training episodes drive tracks either way round, by chance (evaluations never do): sharp
     right-hand bends are rare otherwise."""
-    retry: float = 0.0
-    """Share of the training episodes without a finished lap after which the same track is driven
-    once more (0: every episode has a new one). One car alone."""
     cars: int = 1
     """Cars on one track, each a learner of its own: as many learners (--seeds), or a multiple."""
     random_starts: bool = True

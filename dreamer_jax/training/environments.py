@@ -19,7 +19,6 @@ PLAIN = {
     "idle_limit": 0,
     "missed_limit": 0,
     "missed_cost": 0.0,
-    "short_cut_ends": False,
     "off_road_cost": 0.0,
     "limit_ends": False,
     "both_ways": False,
@@ -45,7 +44,6 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
         "idle_limit": config.idle_limit,
         "missed_limit": config.missed_limit,
         "missed_cost": config.missed_cost,
-        "short_cut_ends": config.short_cut_ends,
         "off_road_cost": config.off_road_cost,
         "limit_ends": config.limit_ends,
         "off_road_ends": config.off_road_ends,
@@ -76,9 +74,7 @@ def streams(config: RunConfig, seeds: Sequence[int]) -> VectorEnv | RaceStreams:
     cars = config.env.cars
     tracks = [EpisodeSeeds(1024 * s + n) for s in seeds[::cars] for n in range(config.envs)]
     if cars == 1:
-        env = config.env
-        retry = env.retry if env.id == RACE else 0.0
-        return VectorEnv(make_env(env), tracks, timeout=env.timeout, retry=retry)
+        return VectorEnv(make_env(config.env), tracks, timeout=config.env.timeout)
     groups = len(seeds) // cars
     return RaceStreams(make_race(config.env), tracks, groups, config.env.timeout)
 

@@ -20,13 +20,11 @@ EPISODE_RULES = (
     "env.idle_limit",
     "env.missed_limit",
     "env.missed_cost",
-    "env.short_cut_ends",
     "env.off_road_cost",
     "env.limit_ends",
     "env.off_road_ends",
     "env.backwards_ends",
     "env.both_ways",
-    "env.retry",
 )
 CHANGEABLE = ("cycles", "replay", *WATCHING, *EPISODE_RULES)  # when a run goes on
 
@@ -176,12 +174,6 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
             len(config.members) % config.env.cars == 0,
             f"each car is a learner and there are {len(config.members)}: name one seed for each "
             "car, as --seeds 0:2",
-        ),
-        ("env.retry", 0 <= config.env.retry < 1, "use a share of at least 0 and below 1"),
-        (
-            "env.retry",
-            config.env.cars == 1 or not config.env.retry,
-            f"the {config.env.cars} cars of a race finish their laps apart: leave it at 0",
         ),
         ("env.steer_scale", config.env.steer_scale <= 1, "use a value above 0 and up to 1"),
         ("length", config.length >= 2, "a sequence needs 2 or more records"),

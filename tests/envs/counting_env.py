@@ -14,17 +14,16 @@ from gymnasium import spaces
 class CountingEnv(gymnasium.Env):
     """Observation int32 [3]: seed, step in the episode, resets so far. Reward: step + action[0].
 
-    An episode lasts 2 + seed % 3 steps; it terminates if the seed is even, else is truncated. Its
-    lap is finished if the seed is a multiple of `laps`.
+    An episode lasts 2 + seed % 3 steps; it terminates if the seed is even, else is truncated.
     """
 
     observation_space = spaces.Box(-(2**31), 2**31 - 1, (3,), np.int32)
     action_space = spaces.Box(-10.0, 10.0, (2,), np.float32)
 
-    def __init__(self, fault: str = "", at_step: int = 2, laps: int = 1):
+    def __init__(self, fault: str = "", at_step: int = 2):
         if fault == "init":
             raise ValueError("fault: 'init' is not allowed here")
-        self.fault, self.at_step, self.resets, self.laps = fault, at_step, 0, laps
+        self.fault, self.at_step, self.resets = fault, at_step, 0
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -39,8 +38,7 @@ class CountingEnv(gymnasium.Env):
             self._fail()
         ends, odd = self.count >= 2 + self.seed % 3, bool(self.seed % 2)
         reward = self.count + float(action[0])
-        lap = ends and self.seed % self.laps == 0
-        info = {"frames": 3, "progress": self.count / 10, "lap_finished": lap}
+        info = {"frames": 3, "progress": self.count / 10, "lap_finished": ends}
         return self._observation(), reward, ends and not odd, ends and odd, info
 
     def _observation(self):
@@ -63,10 +61,9 @@ class MakeCounting:
 
     fault: str = ""
     at_step: int = 2
-    laps: int = 1
 
     def __call__(self):
-        return CountingEnv(self.fault, self.at_step, self.laps)
+        return CountingEnv(self.fault, self.at_step)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The races against Gymnasium's own: the same pictures, rewards and ends, bit for bit."""
 
 import itertools
-import math
 from types import SimpleNamespace
 
 import gymnasium
@@ -203,8 +202,7 @@ def test_a_missed_tile_ends_the_episode(limit):
 @pytest.mark.parametrize(("speed", "noise", "seed"), [(80.0, 0.3, 1), (110.0, 0.5, 1)])
 def test_each_place_passed_by_costs_once(speed, noise, seed):
     """By hand from stock's own book of tiles: stretches untouched between touched ones."""
-    rules = {"missed_cost": 20.0, "short_cut_ends": True, "action_repeat": 1}
-    dear, free = make(**rules), make(action_repeat=1)
+    dear, free = make(missed_cost=20.0, action_repeat=1), make(action_repeat=1)
     driver, cost = TrackDriver(speed, noise, seed), 0.0
     for env in (dear, free):
         env.reset(seed=seed)
@@ -233,38 +231,6 @@ def test_a_short_cut_and_the_way_back_cost_nothing():
     env._passed_by.clear()
     assert env._places_passed_by({10 + 3}) == 1  # tile 10
     assert env._places_passed_by({11 + 3}) == 0  # and 11, the rest of the stretch
-
-
-@pytest.mark.parametrize("ends", [False, True])
-def test_a_short_cut_ends_the_episode(ends):
-    """Track 2 has a loop, 20 units wide, between tiles 80 and 130: straight across it."""
-    env, driver = make(short_cut_ends=ends, action_repeat=1), TrackDriver(50.0)
-    env.reset(seed=2)
-    before, across = 85, 122
-    for _ in range(600):
-        action = driver.act(env)
-        if env.road[before].road_visited:
-            x, y = np.array(env.track[across][2:]) - env.car.hull.position
-            error = math.remainder(math.atan2(y, x) - env.car.hull.angle - math.pi / 2, math.tau)
-            action = np.array([np.clip(-2.0 * error, -1, 1), 0.1], np.float32)
-        score = env.reward
-        reward, terminated, truncated, info = env.simulate(action)
-        if any(tile.road_visited for tile in env.road[across - 4 : across + 4]):
-            break
-    assert not truncated and terminated == ends and info["end"] == ("short_cut" if ends else "")
-    assert reward == pytest.approx(env.reward - score)  # a frame's own reward, no fine
-    assert not any(tile.road_visited for tile in env.road[95:115])
-
-
-def test_what_is_no_short_cut():
-    env = make(short_cut_ends=True)
-    env.reset(seed=0)
-    tiles = len(env.track)
-    env._reached = {tiles - 2, tiles - 1, *range(10)}
-    for tile, short in ((32, False), (33, True), (tiles - 3, False), (tiles - 6, True)):
-        assert env._came_by_a_short_cut({tile}) == short
-        assert env._came_by_a_short_cut({tile, tile + 1}) == (short or tile == 32)
-    assert not env._came_by_a_short_cut(set())
 
 
 def test_wheels_off_the_road_cost_reward():
@@ -307,15 +273,14 @@ def test_the_whole_range_of_the_action_may_steer():
 
 
 def test_no_tile_is_missed_on_a_lap():
-    env = make(missed_limit=3, missed_cost=20.0, short_cut_ends=True)
-    driver = TrackDriver()
+    env, driver = make(missed_limit=3, missed_cost=20.0), TrackDriver()
     env.reset(seed=LAP_SEED)
     assert play(env, lambda _: driver.act(env))[3]["end"] == "lap" and not env._passed_by
 
 
 def test_tracks_are_driven_either_way():
     """About half of them; the same road, pictures at the start apart, and whole laps."""
-    rules = {"missed_limit": 3, "backwards_ends": True, "short_cut_ends": True, "time_limit": 2000}
+    rules = {"missed_limit": 3, "backwards_ends": True, "time_limit": 2000}
     either, plain = make(both_ways=True, **rules), make()
     turned = {}
     for seed in range(20):
@@ -385,7 +350,6 @@ def test_ordinary_driving_breaks_no_rule():
         {"missed_cost": -1.0},
         {"missed_cost": "dear"},
         {"off_road_cost": -0.5},
-        {"short_cut_ends": 20},
         {"steer_scale": 0.0},
         {"steer_scale": 1.5},
         {"steer_scale": True},

@@ -134,40 +134,6 @@ def test_a_race_continues_from_its_snapshot():
                 np.testing.assert_array_equal(now, before)
 
 
-def test_a_track_without_a_finished_lap_may_come_once_more():
-    """By hand from the seeds seen: multiples of 3 are finished, of the others about 0.6 return."""
-
-    def play(envs, number):
-        seen = []
-        while len(seen) < number:
-            record = envs.step(np.zeros((1, 2)))
-            if record.is_first[0]:
-                seen.append(int(record.observation["vector"][0, 0]))
-        return seen
-
-    make, seeds = MakeCounting(laps=3), [Numbered(0)]
-    with VectorEnv(make, seeds, retry=0.6) as envs:
-        begun = play(envs, 70)
-        snapshot = json.loads(json.dumps(envs.snapshot()))
-        later = play(envs, 70)
-    tracks = begun + later
-    again = [now == before for before, now in itertools.pairwise(tracks)]
-    assert all(now == i for i, now in enumerate(tracks[1:], 1) if not again[i - 1])
-    failed = [a for a, before in zip(again, tracks, strict=False) if before % 3]
-    assert not any(a for a, before in zip(again, tracks, strict=False) if before % 3 == 0)
-    assert 0.4 < np.mean(failed) < 0.8
-    with VectorEnv(make, seeds, retry=0.6) as envs:
-        envs.restore(snapshot)
-        assert envs.snapshot() == snapshot and play(envs, 70) == later
-        old = [{name: x for name, x in past.items() if name != "track"} for past in snapshot]
-        for past in old:  # from before: the episode had its own track
-            past["actions"], past["ended"] = [], True
-        envs.restore(old)
-        assert play(envs, 1) == [70]  # an episode given up does not come again
-    with pytest.raises(ValueError, match="retry"):
-        VectorEnv(make, seeds, retry=1.0)
-
-
 def test_restoring_drops_what_was_played_since():
     with counting(2, num_workers=1) as envs:
         zeros = np.zeros((2, 2))

@@ -38,8 +38,6 @@ BAD = [
     ("cycle_size", 41),  # no multiple of envs 2
     ("cycle_size", 1002),  # 501 records for a row of 500
     ("env.steer_scale", 1.1),
-    ("env.retry", 1.0),
-    ("env.retry", -0.1),
     ("agent.starts", 25),  # batch 3 x length 8 = 24 states
     ("agent.posterior_layers", 1),
     ("agent.bins", 40),  # an even number has no bin at 0

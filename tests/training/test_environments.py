@@ -156,7 +156,6 @@ def test_records_of_many_names_are_laid_out_by_name():
                 idle_limit=9,
                 missed_limit=3,
                 missed_cost=9.0,
-                short_cut_ends=True,
                 off_road_cost=1.0,
                 limit_ends=True,
                 both_ways=True,
@@ -170,7 +169,6 @@ def test_records_of_many_names_are_laid_out_by_name():
                     "idle_limit": 0,
                     "missed_limit": 0,
                     "missed_cost": 0.0,
-                    "short_cut_ends": False,
                     "off_road_cost": 0.0,
                     "limit_ends": False,
                     "off_road_ends": False,
@@ -247,19 +245,6 @@ def test_how_long_an_environment_may_be_silent():
     races = replace(config, env=EnvConfig(cars=2, timeout=8.0))
     with closing(streams(races, (0, 1))) as races:
         assert races._races._timeout == 8
-
-
-@pytest.mark.parametrize(("env", "most"), [(EnvConfig(time_limit=8), 4), (POLE, 8)])
-def test_only_races_are_driven_again(env, most):
-    """No lap is finished in 8 frames; where no laps are, every episode is a new one."""
-    config = replace(CONFIG, envs=1, env=replace(env, retry=0.9))
-    firsts = []
-    with streams(config, (0,)) as env:
-        while len(firsts) < 8:
-            record = env.step(np.zeros((1, *env.action_space.shape)))
-            if record.is_first[0]:
-                firsts.append(next(iter(record.observation.values()))[0].tobytes())
-    assert len(set(firsts)) == 8 if most == 8 else len(set(firsts)) <= most
 
 
 def test_an_agent_that_needs_pictures_says_so(tmp_path):
