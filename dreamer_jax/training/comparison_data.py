@@ -17,6 +17,7 @@ from dreamer_jax.training.comparison import SeedRun
 from dreamer_jax.training.comparison_csv import Episodes, read_csv
 from dreamer_jax.training.figures import read_episode_curve, task_name
 from dreamer_jax.training.logging import METRICS_NAME, read_metrics
+from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.rules import WATCHING
 from dreamer_jax.training.run_folder import CONFIG_NAME
 from envs import RACE
@@ -198,7 +199,8 @@ def _config_and_seed(folder: Path) -> tuple[dict[str, Any] | None, int]:
             f"cannot tell the seed of {folder} ({CONFIG_NAME} is missing); restore that file or "
             "rename the folder to seed_K"
         )
-    return config, int(config["seed"])
+    several = config.get("seeds")  # --seeds 2 is one run too, and not of --seed's default
+    return config, parse_seeds(several)[0] if several else int(config["seed"])
 
 
 def _beside(folder: Path, name: str) -> Path | None:

@@ -59,6 +59,13 @@ def test_read_run(tmp_path):
     assert found.settings == {"arm": "baseline", "cycles": 4, "env.action_repeat": 4}
 
 
+def test_seeds_may_be_one(tmp_path):
+    folder = write_run(tmp_path / "run", config=CONFIG | {"seeds": "6"}, evaluation=None)
+    (folder / "evaluation.json").write_text(json.dumps({"6": EVALUATION}))
+    found = read_run(folder)
+    assert found.seed == 6 and found.held_out.tolist() == [5.0, 7.5]
+
+
 def test_a_folder_of_many_seeds_counts_as_several(tmp_path):
     for seed in (10, 2):
         write_run(tmp_path / f"seed_{seed}", [seed], seed=seed, config=None)
