@@ -26,8 +26,8 @@ class Policy(NamedTuple):
     mode:     (raw) -> the action [..., A] of a deterministic evaluation
     log_prob: (raw, action) -> [...] in nats; no gradient to the action
     entropy:  (raw) -> [...] in nats
-    excess:   (raw) -> [...]: sum of squares by which raw means lie beyond `FLAT`, where tanh, and
-              so their gradient, has all but ended
+    excess:   (raw) -> [...]: sum of squares by which raw means lie beyond `FLAT`, where tanh is
+              nearly flat and little gradient is left
     """
 
     outputs: int

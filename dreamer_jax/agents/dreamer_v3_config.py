@@ -57,7 +57,7 @@ class DreamerV3Config(CategoricalConfig):
     """Weight of the policy's entropy (in nats) beside the normalised advantage."""
     excess_scale: float = 0.0
     """Weight of the squares by which the actor's raw means lie beyond 2 (continuous actions), where
-    tanh is flat: policies that drive there no longer learn (0: as published)."""
+    tanh is nearly flat: an actor whose means get there hardly learns (0: as published)."""
     actor_min_std: float = 0.1
     """Least standard deviation of a continuous action."""
     range_rate: float = 0.01

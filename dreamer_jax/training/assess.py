@@ -104,7 +104,7 @@ class Loaded(NamedTuple):
     seeds: list[int]
 
     def of(self, index: int | slice) -> Any:
-        """The state of one learner, or of a slice of them, which keeps the axis S."""
+        """The state of these learners: a number drops the axis S, a slice keeps it."""
 
         def own(axis, part):
             return part if axis is None else jax.tree.map(lambda x: x[index], part)

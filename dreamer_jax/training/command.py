@@ -149,7 +149,10 @@ def _run_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def planned(argv: Sequence[str]) -> RunConfig:
-    """Settings of the new run that `argv` would begin. Raises UserError."""
+    """Settings of the new run that car_racing.py would begin on one host with `argv`.
+
+    Raises UserError; exits as `parse` does.
+    """
     known, rest = _run_options(argv)
     return parse(rest, choose(known.preset, known.agent)[0])
 

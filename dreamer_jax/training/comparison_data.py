@@ -199,7 +199,7 @@ def _config_and_seed(folder: Path) -> tuple[dict[str, Any] | None, int]:
             f"cannot tell the seed of {folder} ({CONFIG_NAME} is missing); restore that file or "
             "rename the folder to seed_K"
         )
-    several = config.get("seeds")  # --seeds 2 is one run too, and not of --seed's default
+    several = config.get("seeds")  # --seeds 2 is one run too; `seed` then holds its default
     return config, parse_seeds(several)[0] if several else int(config["seed"])
 
 

@@ -80,7 +80,7 @@ def train_stages(
     """
     begun = (out / CONFIG_NAME).is_file()
     if begun:
-        _need_own(out, seeds, stages[0])
+        _need_own(out, seeds, stages)
     done = max(Checkpointer(out / "checkpoints").steps(), default=0)
     for stage in stages:
         if done >= stage.cycles:
@@ -89,7 +89,7 @@ def train_stages(
         if stage is stages[0] and not begun:
             settings = [*settings, "--seeds", seeds, "--out", str(out)]
         elif stage is stages[0]:  # goes on with the settings it holds
-            settings = ["--resume", str(out)]
+            settings = ["--resume", str(out), "--cycles", str(stage.cycles)]
         else:
             settings = ["--resume", str(out), *settings]
         print("car_racing.py", shlex.join(settings), flush=True)
@@ -99,8 +99,11 @@ def train_stages(
     return 0
 
 
-def _need_own(out: Path, seeds: str, first: Stage) -> None:
-    """Of the settings only those that hold from the first stage to the last are compared."""
+def _need_own(out: Path, seeds: str, stages: Sequence[Stage]) -> None:
+    """Raises UserError unless the run in `out` has these seeds and settings.
+
+    Of what may change while a run goes on only the replay's size and the cycles are looked at.
+    """
     with RunFolder.open(out, exclusive=False) as folder:
         config = check(from_dict(folder.load_config()))
     held = [member.seed for member in config.members]
@@ -109,7 +112,11 @@ def _need_own(out: Path, seeds: str, first: Stage) -> None:
             f"{out} holds a run of seeds {', '.join(map(str, held))}, not {seeds}; "
             "give its seeds, or another folder with --out"
         )
-    own, wanted = _lasting(config), _lasting(planned(shlex.split(first.settings)))
+    begun = planned(shlex.split(stages[0].settings))
+    own, wanted = _lasting(config), _lasting(begun)
+    own["cycles"] = config.cycles in {stage.cycles for stage in stages}
+    own["replay"] = config.replay >= begun.replay
+    wanted |= {"cycles": True, "replay": True}
     if other := sorted(name for name in own | wanted if own.get(name) != wanted.get(name)):
         raise UserError(
             f"{out} holds a run with settings that are not of these stages "

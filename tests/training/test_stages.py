@@ -53,6 +53,18 @@ def test_a_run_begun_with_other_settings_is_refused(stopped):
         train_stages(stopped[0], "3", (begun, *STAGES[1:]))
 
 
+@pytest.mark.parametrize(("name", "value"), [("cycles", 9), ("replay", 100)])
+def test_so_is_one_that_was_led_elsewhere_since(stopped, name, value):
+    path = stopped[0] / "config.json"
+    kept = path.read_text()
+    path.write_text(json.dumps(json.loads(kept) | {name: value}))
+    try:
+        with pytest.raises(UserError, match=rf"not of these stages \({name}\)"):
+            train_stages(stopped[0], "3", STAGES)
+    finally:
+        path.write_text(kept)
+
+
 def test_the_same_command_goes_on_and_scores(stopped, capsys):
     out, _ = stopped
     command = ["--seed", "3", "--out", str(out), "--episodes", "2"]
