@@ -35,16 +35,10 @@ SWEEPABLE = (
     *("agent.model_lr", "agent.actor_lr", "agent.critic_lr", "agent.entropy_scale"),
     *("agent.kl_scale", "agent.free_nats", "agent.gamma", "agent.lambda_", "agent.target_rate"),
     *("agent.lr", "agent.dyn_scale", "agent.rep_scale", "agent.slow_rate", "agent.agc"),
-    *(
-        "agent.value_lr",
-        "agent.excess_scale",
-        "agent.cont_scale",
-        "agent.kl_balance",
-        "agent.exploration",
-    ),
+    *("agent.value_lr", "agent.cont_scale", "agent.kl_balance", "agent.exploration"),
     *("agent.replay_value_scale", "agent.discount_horizon", "agent.error_scale"),
-    *("generated.fraction", "generated.reject_above", "generated.from_update"),
-    *("generated.align_lr", "generated.discriminator_lr"),
+    *("agent.excess_scale", "generated.fraction", "generated.reject_above"),
+    *("generated.from_update", "generated.align_lr", "generated.discriminator_lr"),
 )
 
 
