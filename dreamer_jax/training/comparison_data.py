@@ -96,7 +96,7 @@ def read_run(folder: Path) -> SeedRun:
         frames[order],
         returns[order],
         finished=None if cycles is None else done >= cycles,
-        settings=None if config is None else _in_use(_flat(config)),
+        settings=None if config is None else _in_use(by_full_name(config)),
         source=str(folder),
     )
     held = read_evaluation(folder, seed)
@@ -221,11 +221,12 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def by_full_name(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings as config.json holds them -> by names as env.id, without those of `PER_RUN`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= by_full_name(value, f"{prefix}{name}.")
         elif prefix + name not in PER_RUN:
             flat[prefix + name] = value
     return flat

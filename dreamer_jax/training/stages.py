@@ -16,7 +16,8 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_tracks
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.command import guarded, planned, race
-from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
+from dreamer_jax.training.comparison_data import by_full_name
+from dreamer_jax.training.config import check, from_dict, to_dict
 from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.rules import CHANGEABLE
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
@@ -113,25 +114,15 @@ def _need_own(out: Path, seeds: str, stages: Sequence[Stage]) -> None:
             "give its seeds, or another folder with --out"
         )
     begun = planned(shlex.split(stages[0].settings))
-    own, wanted = _lasting(config), _lasting(begun)
-    own["cycles"] = config.cycles in {stage.cycles for stage in stages}
-    own["replay"] = config.replay >= begun.replay
-    wanted |= {"cycles": True, "replay": True}
-    if other := sorted(name for name in own | wanted if own.get(name) != wanted.get(name)):
+    own, wanted = (by_full_name(to_dict(x)) for x in (config, begun))
+    other = [name for name in wanted if name not in CHANGEABLE and own.get(name) != wanted[name]]
+    other += ["cycles"] * (config.cycles not in {stage.cycles for stage in stages})
+    other += ["replay"] * (config.replay < begun.replay)
+    if other:
         raise UserError(
             f"{out} holds a run with settings that are not of these stages "
-            f"({', '.join(other)}); give another folder with --out"
+            f"({', '.join(sorted(other))}); give another folder with --out"
         )
-
-
-def _lasting(config: RunConfig) -> dict[str, Any]:
-    """Settings that cannot change while a run goes on, by their full names."""
-    parts = to_dict(config)
-    flat = {}
-    for name, value in parts.items():
-        inner = value if isinstance(value, dict) else {None: value}
-        flat |= {name if key is None else f"{name}.{key}": x for key, x in inner.items()}
-    return {k: x for k, x in flat.items() if k not in (*CHANGEABLE, "seed", "seeds", "out")}
 
 
 def evaluate_both(out: Path, options: ScoreConfig) -> dict[str, Any]:
