@@ -90,7 +90,7 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
     def report(state: DreamerV3State, batch: Transition, key) -> dict[str, jax.Array]:
         """Reconstructions, open-loop predictions and imagined values, see `agents/pictures.py`."""
         posterior, _ = view.observe(state.params, batch, key)
-        _, _, imagined = view.imagine(state.params, last_states(posterior, config.last), batch, key)
+        *_, imagined = view.imagine(state.params, last_states(posterior, config.last), batch, key)
         arrays = pictures.look(pictures.of(parts.world, state.params), batch, posterior)
         return arrays | {"value": imagined.values[:-1], "return": imagined.returns}
 
@@ -126,9 +126,9 @@ class View(NamedTuple):
         losses = self.parts.world.losses(params, posterior.features, batch, self.gamma)
         losses |= self.kl_losses(posterior, prior)
         starts = last_states(posterior, self.config.last)
-        features, actions, imagined = self.imagine(sg(params), starts, batch, key)
+        features, actions, value, imagined = self.imagine(params, starts, batch, key)
         returns = update_range(returns, imagined.returns, self.config.range_rate)
-        losses |= self.behaviour_losses(params, slow, returns, features, actions, imagined)
+        losses |= self.behaviour_losses(params, slow, returns, features, actions, value, imagined)
         losses |= self.replay_value_loss(params, slow, posterior, batch, imagined.returns[0])
         total = sum(losses.values())
         metrics = losses | self.metrics(params, returns, posterior, prior, features, imagined)
@@ -152,24 +152,31 @@ class View(NamedTuple):
         }
 
     def imagine(self, params: Params, start: DiscreteState, batch: Transition, key):
-        """Rollouts under the actor: features [H + 1, B, F], actions [H, B, A], Imagined."""
-        parts, world = self.parts, self.parts.world
+        """Rollouts under the actor: features [H + 1, B, F], actions [H, B, A], value, Imagined.
+
+        Of these only the value, raw [H + 1, B, bins], has a gradient, to its own parameters.
+        """
+        parts, world, fixed = self.parts, self.parts.world, sg(params)
 
         def policy(features, key):
-            raw = parts.actor.apply(params["actor"], features)
+            raw = parts.actor.apply(fixed["actor"], features)
             return parts.policy.sample(raw, key), parts.policy.entropy(raw)
 
-        step = partial(world.imagine, params)
-        path = rollout(step, policy, start, self.config.horizon, named_key(key, "imagine"))
-        features = path.states.features
-        rewards = world.rewards(params, features)
-        continues = world.continues(params, features)
-        values = parts.head.mean(parts.value.apply(params["value"], features))
+        step = partial(world.imagine, fixed)
+        path = rollout(step, policy, sg(start), self.config.horizon, named_key(key, "imagine"))
+        features = sg(path.states.features)
+        rewards = world.rewards(fixed, features)
+        continues = world.continues(fixed, features)
+        value = parts.value.apply(params["value"], features)
+        values = sg(parts.head.mean(value))
         returns = lambda_returns(rewards[1:], continues[1:], values[1:], self.config.lambda_)
         weights = survival_weights(continues[1:], alive(batch.is_terminal, self.config.last))
-        return sg((features, path.actions, Imagined(values, returns, weights, rewards, continues)))
+        imagined = Imagined(values, returns, weights, rewards, continues)
+        return features, sg(path.actions), value, sg(imagined)
 
-    def behaviour_losses(self, params, slow, returns, features, actions, imagined) -> Metrics:
+    def behaviour_losses(
+        self, params, slow, returns, features, actions, value, imagined
+    ) -> Metrics:
         """Actor and value on imagined states; nothing goes back into the world model."""
         parts, config = self.parts, self.config
         raw = parts.actor.apply(params["actor"], features[:-1])
@@ -179,16 +186,20 @@ class View(NamedTuple):
         entropy = parts.policy.entropy(raw)
         excess = parts.policy.excess(raw)
         gain = score + config.entropy_scale * entropy - config.excess_scale * excess
-        value = self.value_loss(params, slow, features[:-1], imagined.returns)
+        error = self.value_errors(value[:-1], slow, features[:-1], imagined.returns)
         return {
             "loss/actor": -jnp.mean(imagined.weights * gain),
-            "loss/value": jnp.mean(imagined.weights * value),
+            "loss/value": jnp.mean(imagined.weights * error),
         }
 
     def value_loss(self, params, slow, features, returns) -> jax.Array:
         """Cross entropy to the returns and to the slow copy's mean, each entry: [...]."""
+        raw = self.parts.value.apply(params["value"], features)
+        return self.value_errors(raw, slow, features, returns)
+
+    def value_errors(self, raw, slow, features, returns) -> jax.Array:
+        """The same where the value network's outputs [..., bins] are known already."""
         value, head = self.parts.value, self.parts.head
-        raw = value.apply(params["value"], features)
         calm = head.mean(value.apply(sg(slow), sg(features)))
         return head.loss(raw, returns) + self.config.slow_scale * head.loss(raw, calm)
 
@@ -202,9 +213,9 @@ class View(NamedTuple):
         # An episode's last record bootstraps from itself; what follows it is another episode.
         mix = self.config.lambda_ * (1.0 - ends.astype(jnp.float32))
         returns = lambda_returns(reward[1:], discount[1:], boot[1:], mix[1:])
-        value = self.value_loss(params, slow, features[:-1], sg(returns))
+        error = self.value_loss(params, slow, features[:-1], sg(returns))
         within = 1.0 - ends[:-1].astype(jnp.float32)
-        return {"loss/replay_value": self.config.replay_value_scale * jnp.mean(within * value)}
+        return {"loss/replay_value": self.config.replay_value_scale * jnp.mean(within * error)}
 
     def metrics(self, params, returns, posterior, prior, features, imagined) -> Metrics:
         """Figures to watch."""

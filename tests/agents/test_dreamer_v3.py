@@ -264,9 +264,9 @@ def test_a_policy_in_saturation_is_led_back_only_where_asked(made):
     def slope(scale):
         config = replace(CONFIG, excess_scale=scale, entropy_scale=0.0)
         view = View(parts._replace(actor=actor), config)
-        view = type("Calm", (View,), {"value_loss": lambda *_: jnp.zeros((3, 6))})(*view)
+        view = type("Calm", (View,), {"value_errors": lambda *_: jnp.zeros((3, 6))})(*view)
         loss = lambda raw: view.behaviour_losses(  # noqa: E731
-            {"actor": raw}, None, made[1].returns, features, actions, still
+            {"actor": raw}, None, made[1].returns, features, actions, jnp.zeros((4, 6)), still
         )["loss/actor"]
         return jax.grad(loss)(raw)
 

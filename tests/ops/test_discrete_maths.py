@@ -130,6 +130,20 @@ def test_hard_samples_are_one_hot_and_distributed_as_the_logits(name):
     np.testing.assert_allclose(samples.mean(0), jax.nn.softmax(LOGITS[0]), atol=0.015)
 
 
+def test_classes_are_drawn_by_their_running_sum():
+    """Against the same sums in numpy; classes of probability 0 never come, wherever they are."""
+    probs = jnp.array([0.0, 0.1, 0.0, 0.6, 0.3, 0.0])
+    many = jnp.broadcast_to(probs, (5_000, 4, 6))
+    drawn = np.asarray(categorical.draw(KEY, many))
+    level = np.asarray(jax.random.uniform(KEY, (5_000, 4)))
+    for index, edge in enumerate([0.0, 0.1, 0.1, 0.7]):
+        clear = np.abs(level - edge) > 1e-6
+        np.testing.assert_array_equal((drawn > index)[clear], (level > edge)[clear])
+    assert set(np.unique(drawn)) == {1, 3, 4}
+    shares = np.bincount(drawn.ravel(), minlength=6) / drawn.size
+    np.testing.assert_allclose(shares, probs, atol=0.01)
+
+
 def test_soft_samples_are_on_the_simplex_and_harden_with_the_cold():
     warm, cold = (categorical.gumbel_softmax(KEY, LOGITS, t) for t in (5.0, 0.01))
     for sample in (warm, cold):
