@@ -71,6 +71,22 @@ def test_the_cell_by_hand():
     np.testing.assert_allclose(cell.apply(opened, h, x), want, rtol=1e-6)
 
 
+def test_each_block_of_the_cell_has_gates_of_its_own():
+    """Only biases, all different: block i takes its reset, candidate and update in this order."""
+    cell = BlockGRU(6, 2)
+    h, x = jnp.linspace(-1.0, 1.0, 6)[None], jnp.ones((1, 3))
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), h, x))
+    bias = jnp.linspace(-2.0, 2.0, 18)
+    params["params"]["BlockLinear_1"]["bias"] = bias
+    got = cell.apply(params, h, x).reshape(2, 3)
+    for block, start in enumerate((0, 9)):
+        reset, candidate, update = np.asarray(bias[start : start + 9]).reshape(3, 3)
+        update = 1 / (1 + np.exp(1.0 - update))
+        candidate = np.tanh(candidate / (1 + np.exp(-reset)))
+        kept = (1 - update) * np.asarray(h).reshape(2, 3)[block]
+        np.testing.assert_allclose(got[block], update * candidate + kept, rtol=1e-5)
+
+
 def test_observe_equals_a_python_loop():
     params, embed, action = setup()
     is_first, key = firsts((3, 1)), jax.random.key(5)
