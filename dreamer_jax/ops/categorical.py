@@ -69,18 +69,18 @@ def free_nats_kl(
 def straight_through(key: jax.Array, logits: jax.Array) -> jax.Array:
     """One-hot samples [..., K]; the gradient is that of the probabilities."""
     probs = jax.nn.softmax(logits, axis=-1)
-    sample = jax.nn.one_hot(draw(key, jax.lax.stop_gradient(probs)), logits.shape[-1])
+    sample = jax.nn.one_hot(draw_classes(key, jax.lax.stop_gradient(probs)), logits.shape[-1])
     return sample + (probs - jax.lax.stop_gradient(probs))  # adds an exact 0
 
 
-def draw(key: jax.Array, probs: jax.Array) -> jax.Array:
-    """Classes int [...] of probabilities [..., K], by their running sum.
+def draw_classes(key: jax.Array, probs: jax.Array) -> jax.Array:
+    """Classes int32 [...] of probabilities float32 [..., K], by their running sum.
 
     One random number a variable, where Gumbel noise takes one a class and its logarithms.
     """
     sums = jnp.cumsum(probs, axis=-1)
-    level = jax.random.uniform(key, probs.shape[:-1]) * sums[..., -1]
-    return jnp.sum(sums[..., :-1] <= level[..., None], axis=-1)
+    level = 1.0 - jax.random.uniform(key, probs.shape[:-1])  # in (0, 1]: no class of nothing
+    return jnp.sum(sums[..., :-1] < (level * sums[..., -1])[..., None], axis=-1)
 
 
 def gumbel_softmax(key: jax.Array, logits: jax.Array, temperature: float) -> jax.Array:

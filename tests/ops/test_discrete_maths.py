@@ -134,8 +134,8 @@ def test_classes_are_drawn_by_their_running_sum():
     """Against the same sums in numpy; classes of probability 0 never come, wherever they are."""
     probs = jnp.array([0.0, 0.1, 0.0, 0.6, 0.3, 0.0])
     many = jnp.broadcast_to(probs, (5_000, 4, 6))
-    drawn = np.asarray(categorical.draw(KEY, many))
-    level = np.asarray(jax.random.uniform(KEY, (5_000, 4)))
+    drawn = np.asarray(categorical.draw_classes(KEY, many))
+    level = 1.0 - np.asarray(jax.random.uniform(KEY, (5_000, 4)))
     for index, edge in enumerate([0.0, 0.1, 0.1, 0.7]):
         clear = np.abs(level - edge) > 1e-6
         np.testing.assert_array_equal((drawn > index)[clear], (level > edge)[clear])
