@@ -51,7 +51,7 @@ class EnvConfig:
     one so many before it was not (0: never; evaluations never do)."""
     missed_cost: float = 0.0
     """Training episodes lose so much reward for every place at which the car passes tiles by (0:
-    none; evaluations never do): one missed tile leaves a lap unfinished, some 30 points that no
+    none; evaluations never do): one missed tile leaves a lap unfinished, some 40 points that no
     imagined rollout is long enough to see."""
     off_road_cost: float = 0.0
     """Training episodes lose so much reward a frame, times the share of wheels off the road (0:
