@@ -1,7 +1,7 @@
 """Race trained drivers against each other on held-out tracks.
 
 python experiments/contest.py runs/NAME                       all learners of a run
-python experiments/contest.py runs/NAME:0 runs/NAME:0@20      seed 0 against its 20th cycle
+python experiments/contest.py runs/NAME:0 runs/NAME:0@20      seed 0 against its kept 20th cycle
 python experiments/contest.py runs/A:0 runs/B:0 --tracks 20   drivers of two runs
 
 Prints win rates with 95% bootstrap intervals over tracks; writes contest.json and a video from

@@ -2,8 +2,8 @@
 
     python experiments/racing_score.py --seed 0
 
-285 000 frames, about 75 minutes on one CPU core. Ctrl-C saves; the same command goes on. What each
-setting is for, and what was tried before it, is in docs/racing.md.
+285 000 frames, 75 minutes on one CPU core or twice that, by machine. Ctrl-C saves; the same command
+goes on. What each setting is for, and what was tried before it, is in docs/racing.md.
 """
 
 import sys
