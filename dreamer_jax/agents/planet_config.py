@@ -11,6 +11,8 @@ from dreamer_jax.agents.networks import GaussianConfig
 class PlaNetConfig(GaussianConfig):
     """Networks, losses and planner; the defaults are the published ones (Hafner et al. 2019)."""
 
+    free_nats: float = 3.0
+    """Nats of one state's KL below which it gives no gradient."""
     units: int = 200
     """Width of reward, continue and vector networks."""
     layers: int = 2

@@ -206,6 +206,17 @@ def test_reward_weighs_ten_times_as_much_in_planet():
     assert ten == pytest.approx(10 * one) and PlaNetConfig().reward_scale == 10
 
 
+def test_free_nats_of_planet_are_free_for_each_state():
+    """At the mean KL as the limit some states lie above it and some below: only these are raised.
+
+    Nothing above the largest KL moves the model."""
+    batch, base = play(CONTINUOUS, 0), replace(PLANET, overshooting=0)
+    kl = loss(make_planet(replace(base, free_nats=0.0), CONTINUOUS), batch, "kl")
+    clipped = loss(make_planet(replace(base, free_nats=kl), CONTINUOUS), batch, "kl")
+    assert clipped > 1.02 * kl > 0
+    assert loss(make_planet(replace(base, free_nats=1e3), CONTINUOUS), batch, "kl") == 1e3
+
+
 @pytest.mark.parametrize(
     ("make", "config", "share"),
     [
