@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from envs import RACE
 from envs.make import HELD_OUT
 
 EPISODES = ("returns", "progress", "frames")  # that evaluation.json has of every episode
+HOW = ("first_track", "stock", "calm", "average")  # and of the options
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class EvaluateConfig:
     """Seed of the first of them; training never uses seeds below 10000."""
     checkpoint: int | None = None
     """Cycle of the checkpoint (default: the newest whole one)."""
+    average: int = 1
+    """Mean of the weights of so many checkpoints, of this one and those before it (--keep in
+    training says how many there are)."""
     stock: bool = False
     """Race by the stock rules a run that was trained by stricter ones (--env.off-road-ends,
     --env.backwards-ends)."""
@@ -58,6 +63,8 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
       UserError: no run or checkpoint in `path`, or impossible options.
     """
     check_tracks("episodes", options.episodes, options.first_track)
+    if options.average < 1:
+        raise UserError(f"--average={options.average} cannot be: use 1 or more")
     with RunFolder.open(path, exclusive=False) as folder:
         config = check(from_dict(folder.load_config()))
         if options.stock:
@@ -67,7 +74,7 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
         results: dict[str, dict[str, Any]] = {m.setting: {} for m in config.members}
         for s, member in enumerate(config.members):
             summary = summarise(played.returns[s], played.laps[s])
-            how = {name: getattr(options, name) for name in ("first_track", "stock", "calm")}
+            how = {name: getattr(options, name) for name in HOW}
             how["cycle"] = cycle
             episodes = {name: getattr(played, name)[s].tolist() for name in EPISODES}
             own = summary | how | episodes
@@ -113,17 +120,51 @@ class Loaded(NamedTuple):
 
 
 def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded:
-    """The agent of the run in `path`, warnings printed. Raises UserError without a checkpoint."""
+    """The agent of the run in `path`, warnings printed.
+
+    Raises:
+      UserError: no checkpoint, or fewer than are to be averaged.
+    """
     probe = make_env(config.env)()
     spec = spec_of(probe)
     probe.close()
     agent = make_agent(config, spec)
     checkpoints = Checkpointer(path / "checkpoints")
-    template, host = checkpoint_template(agent, spec, config, checkpoints, options.checkpoint)
-    restored = checkpoints.restore(template, options.checkpoint)
-    for warning in restored.warnings:
-        print(f"warning: {warning}")
-    return Loaded(agent, spec, restored.arrays["agent"], restored.step, host["seeds"])
+
+    def read(step: int | None) -> tuple[Any, int, list[int]]:
+        template, host = checkpoint_template(agent, spec, config, checkpoints, step)
+        restored = checkpoints.restore(template, step)
+        for warning in restored.warnings:
+            print(f"warning: {warning}")
+        return restored.arrays["agent"], restored.step, host["seeds"]
+
+    state, newest, seeds = read(options.checkpoint)
+    if options.average > 1:
+        older = [step for step in checkpoints.steps() if step < newest]
+        if len(older) < options.average - 1:
+            raise UserError(
+                f"--average={options.average} cannot be: {path} holds {len(older) + 1} checkpoints "
+                f"up to cycle {newest}; use fewer, or train with --keep {options.average}"
+            )
+        older = older[1 - options.average :]
+        print(f"mean of the weights of cycles {', '.join(map(str, [*older, newest]))}")
+        state = mean_state([state, *(read(step)[0] for step in older)])
+    return Loaded(agent, spec, state, newest, seeds)
+
+
+def mean_state(states: Sequence[Any]) -> Any:
+    """The mean of every array of floats; of counters and keys the first one's.
+
+    Weights along one training, its step size small, lie near each other, and their mean acts more
+    steadily than any of them (Izmailov et al. 2018; Polyak averaging).
+    """
+
+    def mean(first: jax.Array, *others: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(first.dtype, jnp.floating):
+            return first
+        return sum(others, first) / (1 + len(others))
+
+    return jax.tree.map(mean, *states)
 
 
 def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, int]:

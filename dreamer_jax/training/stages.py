@@ -47,6 +47,8 @@ class ScoreConfig:
     """Held-out tracks, raced once by sampled and once by most probable actions."""
     first_track: int = 0
     """Seed of the first of them; training never uses seeds below 10000."""
+    average: int = 9
+    """They are raced by the mean of the weights of so many checkpoints (1: the last weights)."""
 
 
 def score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
@@ -127,7 +129,8 @@ def _need_own(out: Path, seeds: str, stages: Sequence[Stage]) -> None:
 
 def evaluate_both(out: Path, options: ScoreConfig) -> dict[str, Any]:
     """Race by stock's rules, sampled and by most probable actions; writes score.json."""
-    stock = EvaluateConfig(episodes=options.episodes, first_track=options.first_track, stock=True)
+    same = {name: getattr(options, name) for name in ("episodes", "first_track", "average")}
+    stock = EvaluateConfig(stock=True, **same)
     results = {}
     for name, calm in (("most probable", True), ("sampled", False)):  # the video: as published
         print(f"{name} actions, {options.episodes} held-out tracks:", flush=True)

@@ -4,10 +4,14 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dreamer_jax.errors import UserError
 from dreamer_jax.training import assess
+from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import EnvConfig, to_dict
 from dreamer_jax.training.evaluate import Played
 from dreamer_jax.training.presets import DEBUG
@@ -35,6 +39,49 @@ def test_how_the_agent_acts_is_said(calm, tmp_path, monkeypatch):
     assess.assess_run(tmp_path / "run", assess.EvaluateConfig(episodes=1, calm=calm))
     kept = json.loads((tmp_path / "run" / "evaluation.json").read_text())["3"]
     assert kept["calm"] is calm and modes == ["calm" if calm else "eval"]
+
+
+def test_the_mean_of_weights_by_hand():
+    """Counters and keys are the newest's."""
+    key = jax.random.key(7)
+    trees = [
+        {"w": jnp.array([1.0, 2.0 * n]), "step": jnp.int32(n), "key": jax.random.fold_in(key, n)}
+        for n in (5, 3, 1)
+    ]
+    mean = assess.mean_state(trees)
+    np.testing.assert_allclose(mean["w"], [1.0, 6.0])
+    assert mean["step"] == 5 and mean["step"].dtype == jnp.int32
+    np.testing.assert_array_equal(
+        jax.random.key_data(mean["key"]), jax.random.key_data(trees[0]["key"])
+    )
+
+
+def test_an_average_of_none_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--average=0 cannot be: use 1 or more"):
+        assess.assess_run(tmp_path, assess.EvaluateConfig(average=0))
+
+
+def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch):
+    """Of those kept, up to the one asked for."""
+    checkpoints = Checkpointer(tmp_path / "checkpoints", keep=4)
+    for cycle in (1, 2, 3, 4):
+        checkpoints.save(cycle, {"agent": {"w": jnp.full(2, 10.0**cycle)}}, {"seeds": [3]})
+    probe = SimpleNamespace(close=lambda: None)
+    monkeypatch.setattr(assess, "make_env", lambda config: lambda: probe)
+    monkeypatch.setattr(assess, "spec_of", lambda env: None)
+    monkeypatch.setattr(assess, "make_agent", lambda config, spec: None)
+    template = {"agent": {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}}
+    monkeypatch.setattr(assess, "checkpoint_template", lambda *args: (template, {"seeds": [3]}))
+
+    def weights(**options):
+        loaded = assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig(**options))
+        return loaded.step, float(loaded.state["w"][0])
+
+    assert weights() == (4, 10_000.0)
+    assert weights(average=2) == (4, 5_500.0)
+    assert weights(average=3, checkpoint=3) == (3, 370.0)
+    with pytest.raises(UserError, match=r"--average=4 .* holds 3 checkpoints up to cycle 3"):
+        weights(average=4, checkpoint=3)
 
 
 @pytest.mark.parametrize("stock", [False, True])

@@ -67,7 +67,7 @@ def test_so_is_one_that_was_led_elsewhere_since(stopped, name, value):
 
 def test_the_same_command_goes_on_and_scores(stopped, capsys):
     out, _ = stopped
-    command = ["--seed", "3", "--out", str(out), "--episodes", "2"]
+    command = ["--seed", "3", "--out", str(out), "--episodes", "2", "--average", "2"]
     assert score(command, STAGES) == 0
     printed = capsys.readouterr().out
     assert "--cycles 1" not in printed and "--cycles 2" in printed and "--cycles 3" in printed
@@ -80,6 +80,11 @@ def test_the_same_command_goes_on_and_scores(stopped, capsys):
     for name, calm in (("sampled", False), ("most probable", True)):
         own = scores[name][""]["3"]
         assert own["calm"] is calm and own["stock"] and len(own["returns"]) == 2
+        assert own["average"] == 2
+    assert "mean of the weights of cycles 2, 3" in printed
     trained = lines(out)
     assert score(command, STAGES) == 0  # all trained: scores again
     assert lines(out) == trained
+    assert score([*command[:-1], "3"], STAGES) == 2  # two are kept by default
+    message = capsys.readouterr().err
+    assert "--average=3 cannot be" in message and "train with --keep 3" in message
