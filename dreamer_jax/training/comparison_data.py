@@ -272,7 +272,8 @@ def _with_held_out(run: SeedRun, held_out: Episodes) -> SeedRun:
 def task_of(groups: Mapping[str, Sequence[SeedRun]]) -> str:
     """What the runs were trained on, by the Gymnasium ids in their settings.
 
-    Kept curves have no settings; they are taken for the race.
+    Kept curves have no settings: they are taken for what the others are, alone for the race.
     """
-    settings = [run.settings or {} for runs in groups.values() for run in runs]
-    return " and ".join(sorted({task_name(own.get("env.id", RACE)) for own in settings}))
+    settings = [run.settings for runs in groups.values() for run in runs if run.settings]
+    names = {task_name(own.get("env.id", RACE)) for own in settings or [{}]}
+    return " and ".join(sorted(names))

@@ -226,4 +226,6 @@ def test_the_figure_names_the_task():
     race, pole = {"env.id": "DreamerCarRacing-v3"}, {"env.id": "CartPole-v1"}
     assert task_of({"a": [run(**race)], "b": [run()]}) == "CarRacing-v3"
     assert task_of({"a": [run(**pole), run(**pole)]}) == "CartPole-v1"
+    assert task_of({"a": [run(**pole)], "b": [run()]}) == "CartPole-v1"
+    assert task_of({"a": [run()]}) == "CarRacing-v3"
     assert task_of({"a": [run(**pole)], "b": [run(**race)]}) == "CarRacing-v3 and CartPole-v1"
