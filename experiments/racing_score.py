@@ -1,5 +1,5 @@
-"""The best score on CarRacing-v3 so far: DreamerV3 in three stages, then 100 held-out tracks, driven
-by the mean of the weights of its last nine checkpoints.
+"""The best score on CarRacing-v3 so far: DreamerV3 in three stages, then 100 held-out tracks,
+driven by the mean of the weights of its last nine checkpoints.
 
     python experiments/racing_score.py --seed 0
 
