@@ -63,8 +63,7 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
       UserError: no run or checkpoint in `path`, or impossible options.
     """
     check_tracks("episodes", options.episodes, options.first_track)
-    if options.average < 1:
-        raise UserError(f"--average={options.average} cannot be: use 1 or more")
+    check_average(options.average)
     with RunFolder.open(path, exclusive=False) as folder:
         config = check(from_dict(folder.load_config()))
         if options.stock:
@@ -99,6 +98,12 @@ def check_tracks(name: str, number: int, first: int) -> None:
             f"--first-track={first} cannot be: the tracks must lie in 0 .. {HELD_OUT - 1}, which "
             "training never uses"
         )
+
+
+def check_average(number: int) -> None:
+    """Raises UserError unless so many checkpoints can have a mean."""
+    if number < 1:
+        raise UserError(f"--average={number} cannot be: use 1 or more")
 
 
 class Loaded(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_tracks
+from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average, check_tracks
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.command import guarded, planned, race
 from dreamer_jax.training.comparison_data import by_full_name
@@ -60,6 +60,7 @@ def _score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
     description = "Train in stages, then race held-out tracks; the same command goes on."
     options = tyro.cli(ScoreConfig, prog="racing_score.py", description=description, args=argv)
     check_tracks("episodes", options.episodes, options.first_track)
+    check_average(options.average)  # before hours of training
     seeds = str(options.seed) if options.seeds is None else options.seeds
     out = options.out or Path("runs") / f"racing_score-seed{seeds.replace(':', '-')}"
     code = train_stages(out, seeds, stages)
