@@ -61,12 +61,23 @@ def _score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
     options = tyro.cli(ScoreConfig, prog="racing_score.py", description=description, args=argv)
     check_tracks("episodes", options.episodes, options.first_track)
     check_average(options.average)  # before hours of training
+    _check_kept(options.average, stages)
     seeds = str(options.seed) if options.seeds is None else options.seeds
     out = options.out or Path("runs") / f"racing_score-seed{seeds.replace(':', '-')}"
     code = train_stages(out, seeds, stages)
     if not code:
         evaluate_both(out, options)
     return code
+
+
+def _check_kept(number: int, stages: Sequence[Stage]) -> None:
+    """Raises UserError unless the last stage keeps so many checkpoints."""
+    kept = planned([word for stage in stages for word in shlex.split(stage.settings)]).keep
+    if number > kept:
+        raise UserError(
+            f"--average={number} cannot be: {kept} checkpoints are kept; use fewer, or let the "
+            f"last stage train with --keep {number}"
+        )
 
 
 def train_stages(

@@ -45,6 +45,7 @@ def test_another_seed_is_refused(stopped, tmp_path):
     assert score(["--seeds", "4,4", "--out", str(tmp_path / "x")], STAGES) == 2
     assert score(["--episodes", "0", "--out", str(tmp_path / "x")], STAGES) == 2
     assert score(["--average", "0", "--out", str(tmp_path / "x")], STAGES) == 2
+    assert score(["--average", "3", "--out", str(tmp_path / "x")], STAGES) == 2
     assert not (tmp_path / "x").exists()
 
 
