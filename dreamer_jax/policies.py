@@ -12,6 +12,7 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
 
 from dreamer_jax.ops import categorical, gaussian
 
@@ -63,6 +64,51 @@ def bounded_normal(size: int, min_std: float = 0.1, max_std: float = 1.0) -> Pol
         lambda raw: split(raw)[0],
         log_prob,
         lambda r: gaussian.entropy(split(r)[1]),
+        lambda raw: _excess(raw, size),
+    )
+
+
+def truncated_normal(size: int, min_std: float = 0.1) -> Policy:
+    """Normal cut off at -1 and 1, its mean in (-1, 1) (DreamerV2).
+
+    A mean near a border leaves half of the Normal and half of its spread, so that an entropy bonus
+    draws means back from there, where the entropy of `bounded_normal` knows nothing of them.
+    Samples are quantiles of a uniform number, differentiable in mean and standard deviation.
+    """
+
+    def split(raw):
+        chex.assert_axis_dimension(raw, -1, 2 * size)
+        mean, std = jnp.split(raw, 2, axis=-1)
+        mean, std = jnp.tanh(mean), 2.0 * jax.nn.sigmoid(std / 2.0) + min_std
+        return mean, std, (-1.0 - mean) / std, (1.0 - mean) / std
+
+    def mass(low, high):
+        return ndtr(high) - ndtr(low)
+
+    def sample(raw, key):
+        mean, std, low, high = split(raw)
+        part = ndtr(low) + mass(low, high) * jax.random.uniform(key, mean.shape)
+        edge = 1e-6  # the quantiles of 0 and 1 are infinite
+        action = mean + std * ndtri(jnp.clip(part, edge, 1.0 - edge))
+        return jnp.clip(action, -1.0, 1.0)  # rounding
+
+    def log_prob(raw, action):
+        mean, std, low, high = split(raw)
+        inside = jnp.sum(jnp.log(mass(low, high)), axis=-1)
+        return _normal_log_prob(mean, std, jax.lax.stop_gradient(action)) - inside
+
+    def entropy(raw):
+        _, std, low, high = split(raw)
+        inside = mass(low, high)
+        bent = (low * _density(low) - high * _density(high)) / (2.0 * inside)
+        return gaussian.entropy(std) + jnp.sum(jnp.log(inside) + bent, axis=-1)
+
+    return Policy(
+        2 * size,
+        sample,
+        lambda raw: split(raw)[0],
+        log_prob,
+        entropy,
         lambda raw: _excess(raw, size),
     )
 
@@ -122,6 +168,10 @@ def one_hot(size: int, unimix: float = 0.01) -> Policy:
 def _excess(raw: jax.Array, size: int) -> jax.Array:
     beyond = jax.nn.relu(jnp.abs(raw[..., :size]) - FLAT)
     return jnp.sum(jnp.square(beyond), axis=-1)
+
+
+def _density(x: jax.Array) -> jax.Array:
+    return jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2.0 * math.pi)
 
 
 def _normal_log_prob(mean: jax.Array, std: jax.Array, x: jax.Array) -> jax.Array:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.policies import bounded_normal, one_hot, tanh_normal
+from dreamer_jax.policies import bounded_normal, one_hot, tanh_normal, truncated_normal
 
 KEY = jax.random.key(0)
 RAW = jnp.array([[0.3, -1.2, 0.5, 2.0], [4.0, 0.0, -3.0, 1.0]])
@@ -21,6 +21,35 @@ def test_bounded_normal_is_the_normal_it_says():
     np.testing.assert_allclose(policy.mode(RAW), mean, rtol=1e-6)
     np.testing.assert_allclose(policy.log_prob(RAW, action), known.log_prob(action), rtol=1e-5)
     np.testing.assert_allclose(policy.entropy(RAW), known.entropy(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("raw", [[0.7, -4.5], [-3.0, 0.0], [0.0, 6.0], [9.0, -9.0]])
+def test_truncated_normal_is_the_normal_between_its_borders(raw):
+    """Density, entropy, mean and quantiles against a numeric integral of what it says it is."""
+    policy, raw = truncated_normal(1), jnp.array(raw)
+    mean, std = np.tanh(raw[0]), 0.1 + 2.0 / (1.0 + np.exp(-raw[1] / 2.0))
+    grid = np.linspace(-1.0, 1.0, 20_001)
+    density = np.exp(-0.5 * ((grid - mean) / std) ** 2)
+    density /= np.trapezoid(density, grid)
+    log_prob = jax.jit(jax.vmap(lambda x: policy.log_prob(raw, x)))(grid[:, None])
+    np.testing.assert_allclose(np.exp(log_prob), density, rtol=2e-3, atol=1e-6)
+    entropy = -np.trapezoid(density * np.log(np.maximum(density, 1e-30)), grid)
+    assert float(policy.entropy(raw)) == pytest.approx(entropy, abs=2e-3)
+    many = jax.jit(jax.vmap(lambda k: policy.sample(raw, k)))(jax.random.split(KEY, 20_000))[:, 0]
+    assert np.abs(many).max() <= 1.0
+    assert many.mean() == pytest.approx(np.trapezoid(density * grid, grid), abs=0.02)
+    below = np.cumsum(density) / density.sum()
+    expected = np.interp([0.05, 0.5, 0.95], below, grid)
+    np.testing.assert_allclose(np.quantile(many, [0.05, 0.5, 0.95]), expected, atol=0.03)
+    assert float(policy.mode(raw)[0]) == pytest.approx(float(mean))
+
+
+def test_an_entropy_bonus_draws_a_truncated_mean_back_from_the_border():
+    """The Normal's own entropy does not know its mean."""
+    raw = jnp.array([[2.0, -3.0], [-2.0, -3.0]])
+    slope = jax.vmap(jax.grad(truncated_normal(1).entropy))(raw)[:, 0]
+    assert slope[0] < -0.01 and slope[1] > 0.01
+    assert not np.any(jax.vmap(jax.grad(bounded_normal(1).entropy))(raw)[:, 0])
 
 
 def test_tanh_normal_is_a_density_on_the_open_interval():
@@ -44,7 +73,7 @@ def test_tanh_normal_starts_wide_and_stays_finite_at_the_border():
     assert np.isfinite(policy.log_prob(jnp.zeros(4), jnp.array([1.0, -1.0])))
 
 
-@pytest.mark.parametrize("policy", [bounded_normal(2), tanh_normal(2)])
+@pytest.mark.parametrize("policy", [bounded_normal(2), tanh_normal(2), truncated_normal(2)])
 def test_means_beyond_two_are_in_excess_of_what_tanh_can_move(policy):
     raw = jnp.array([[0.3, -1.9, 9.0, -9.0], [4.0, 1.0, -3.0, 1.0], [2.5, -5.0, 0.0, 0.0]])
     excess, slope = jax.vmap(jax.value_and_grad(policy.excess))(raw)
@@ -67,7 +96,10 @@ def test_one_hot_mixes_the_uniform_distribution_in():
     np.testing.assert_allclose(drawn.mean(0), probs, atol=0.02)
 
 
-@pytest.mark.parametrize("policy", [bounded_normal(2), tanh_normal(2, start_std=0.5), one_hot(4)])
+@pytest.mark.parametrize(
+    "policy",
+    [bounded_normal(2), tanh_normal(2, start_std=0.5), truncated_normal(2), one_hot(4)],
+)
 def test_samples_pass_on_gradients_and_scores_none_to_the_action(policy):
     raw = RAW[0]
 
@@ -80,7 +112,9 @@ def test_samples_pass_on_gradients_and_scores_none_to_the_action(policy):
     assert np.any(by_raw != 0) and not np.any(by_action)
 
 
-@pytest.mark.parametrize("policy", [bounded_normal(2), tanh_normal(2), one_hot(3)])
+@pytest.mark.parametrize(
+    "policy", [bounded_normal(2), tanh_normal(2), truncated_normal(2), one_hot(3)]
+)
 def test_following_the_score_makes_the_better_action_likelier(policy):
     """REINFORCE by hand: reward for a positive first entry."""
     raw = jnp.zeros(policy.outputs)

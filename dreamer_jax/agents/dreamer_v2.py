@@ -6,7 +6,8 @@ update:  batch -> posterior states -> reconstruction, reward, continue, balanced
          actor: rho REINFORCE + (1 - rho) gradient through the dynamics + entropy
          value: regress the returns;  slow value: a copy, every so many updates
 
-The recurrent network is DreamerV3's with one block, and SiLU stands for ELU.
+The recurrent network is DreamerV3's with one block, latent and action behind one layer, and SiLU
+stands for ELU.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from dreamer_jax.nn.blocks import NormSiLU
 from dreamer_jax.ops import categorical
 from dreamer_jax.ops.heads import gaussian_head
 from dreamer_jax.ops.optimisers import clipped_adamw
-from dreamer_jax.policies import bounded_normal, one_hot
+from dreamer_jax.policies import one_hot, truncated_normal
 from dreamer_jax.types import Agent, Spec
-from dreamer_jax.world_models.discrete_rssm import DiscreteRSSM
+from dreamer_jax.world_models.discrete_rssm import JoinedRSSM
 from dreamer_jax.world_models.dynamics import discrete_dynamics
 
 
 def make_dreamer_v2(config: DreamerV2Config, spec: Spec) -> Agent:
     """The agent as pure functions. Raises ValueError for sizes that do not fit together."""
     sizes = (config.deter, config.latents, config.classes, config.hidden, config.blocks)
-    rssm = DiscreteRSSM(*sizes, prior_layers=1, unimix=0.0, norm=NormSiLU)
-    policy = one_hot(spec.action, 0.0) if spec.discrete else bounded_normal(spec.action)
+    rssm = JoinedRSSM(*sizes, prior_layers=1, unimix=0.0, norm=NormSiLU)
+    policy = one_hot(spec.action, 0.0) if spec.discrete else truncated_normal(spec.action)
     draw = categorical.estimator(config.estimator, config.temperature)
     parts = Parts(
         world=make_world(config, spec, discrete_dynamics(rssm, draw), gaussian_head()),

@@ -30,6 +30,8 @@ Estimator = Callable[[jax.Array, jax.Array], jax.Array]
 class DiscreteRSSM(nn.Module):
     """One step of each path; sequences are the functions below."""
 
+    streams = 3  # that `read` gives
+
     deter: int
     latents: int
     classes: int
@@ -40,8 +42,8 @@ class DiscreteRSSM(nn.Module):
     norm: type[nn.Module] = RMSNormSiLU
 
     def setup(self):
-        self.inputs = [Linear(self.hidden) for _ in range(3)]
-        self.input_norms = [self.norm() for _ in range(3)]
+        self.inputs = [Linear(self.hidden) for _ in range(self.streams)]
+        self.input_norms = [self.norm() for _ in range(self.streams)]
         self.cell = BlockGRU(self.deter, self.blocks, self.norm)
         self.prior_hidden = [Linear(self.hidden) for _ in range(self.prior_layers)]
         self.prior_norms = [self.norm() for _ in range(self.prior_layers)]
@@ -51,6 +53,10 @@ class DiscreteRSSM(nn.Module):
         self.post_norm = self.norm()
         self.post_out = Linear(self.latents * self.classes)
 
+    def read(self, deter: jax.Array, stoch: jax.Array, action: jax.Array) -> tuple[jax.Array, ...]:
+        """What the GRU reads, each behind a layer of its own."""
+        return deter, stoch, action
+
     def project(self, embed: jax.Array) -> jax.Array:
         """The embedding's share of the posterior's first layer: [..., E] -> [..., hidden]."""
         return self.post_embed(embed)
@@ -58,7 +64,8 @@ class DiscreteRSSM(nn.Module):
     def recur(self, deter: jax.Array, stoch: jax.Array, action: jax.Array) -> jax.Array:
         """h_{t-1}, z_{t-1}, a_{t-1} -> h_t. Actions beyond [-1, 1] are scaled back to it."""
         action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
-        parts = zip(self.input_norms, self.inputs, (deter, stoch, action), strict=True)
+        streams = self.read(deter, stoch, action)
+        parts = zip(self.input_norms, self.inputs, streams, strict=True)
         return self.cell(deter, jnp.concatenate([norm(f(x)) for norm, f, x in parts], axis=-1))
 
     def prior(self, deter: jax.Array) -> jax.Array:
@@ -80,6 +87,21 @@ class DiscreteRSSM(nn.Module):
         state = initial_state(self, embed.shape[:1])
         deter = self.recur(state.deter, state.stoch, action)
         return self.prior(deter) + self.posterior(deter, self.project(embed))
+
+
+class JoinedRSSM(DiscreteRSSM):
+    """Latent and action behind one layer (DreamerV2).
+
+    There the norm divides by the size of both. Behind a layer of the action's own it hides how
+    large an action is until the bias has grown, and a gradient through it turns actions but does
+    not shorten them.
+    """
+
+    streams = 2
+
+    def read(self, deter: jax.Array, stoch: jax.Array, action: jax.Array) -> tuple[jax.Array, ...]:
+        """State; latent and action."""
+        return deter, jnp.concatenate([stoch, action], axis=-1)
 
 
 def initial_state(rssm: DiscreteRSSM, lead: tuple[int, ...]) -> DiscreteState:

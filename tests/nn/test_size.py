@@ -11,7 +11,7 @@ import pytest
 
 from dreamer_jax.nn.blocks import MLP, NormSiLU, RMSNormSiLU
 from dreamer_jax.nn.vision import Encoder, HalvingEncoder
-from dreamer_jax.world_models.discrete_rssm import DiscreteRSSM
+from dreamer_jax.world_models.discrete_rssm import DiscreteRSSM, JoinedRSSM
 from dreamer_jax.world_models.rssm import RSSM
 
 SIZES = jnp.linspace(0.1, 1.0, 10)
@@ -55,6 +55,21 @@ def test_of_an_action_in_categorical_dynamics(norm):
     still = jnp.zeros((10, 16)), jnp.zeros((10, 12))
     action = SIZES[:, None] * jnp.array([0.9, -0.5])
     assert learn_size(rssm, rssm.recur, *still, action) < 0.05
+
+
+@pytest.mark.parametrize(("kind", "seen"), [(DiscreteRSSM, False), (JoinedRSSM, True)])
+def test_joined_with_the_latent_an_action_has_a_size_from_the_start(kind, seen):
+    """Before any training: the gradient along the action itself."""
+    rssm = kind(deter=16, latents=3, classes=4, hidden=16, blocks=2, norm=NormSiLU)
+    action, latent = jnp.array([[0.5, -0.3]]), jnp.eye(12)[:1]
+    inputs = jnp.zeros((1, 16)), latent, action
+    params = rssm.init(jax.random.key(0), *inputs, method=rssm.recur)
+
+    def along(size):
+        return rssm.apply(params, *inputs[:2], size * action, method=rssm.recur)
+
+    _, slope = jax.jvp(along, (jnp.ones(()),), (jnp.ones(()),))
+    assert (np.abs(slope).max() > 1e-2) == seen
 
 
 def test_of_an_action_in_gaussian_dynamics():
