@@ -37,8 +37,9 @@ def act_by_policy(
     inputs: tuple[Any, jax.Array, jax.Array, str],
     explore: Callable[[jax.Array, jax.Array], jax.Array] = lambda action, key: action,
 ) -> tuple[jax.Array, ActCarry]:
-    """Filter one observation, then act: sampled ("train"), most probable ("eval"), or the most
-    probable action in a sampled latent ("calm").
+    """Filter one observation, then act: sampled ("train") or most probable (any other mode).
+
+    Latents are sampled in both, as the authors' programs do: the actor has seen no others.
 
     Args:
       model, params: of the world model and of the actor.
@@ -51,8 +52,6 @@ def act_by_policy(
     obs, is_first, key, mode = inputs
     chex.assert_rank(is_first, 1)
     key_latent, key_action, key_noise = jax.random.split(key, 3)
-    if mode == "eval":
-        key_latent = None
     state = world.filter(model, carry.state, carry.action, obs, is_first, key_latent)
     raw = actor.apply(params, state.features)
     if mode == "train":

@@ -49,8 +49,8 @@ class EvaluateConfig:
     """Race by the stock rules a run that was trained by stricter ones (--env.off-road-ends,
     --env.backwards-ends)."""
     calm: bool = False
-    """Most probable actions in sampled latents (else DreamerV3 samples both, DreamerV1 and V2
-    neither)."""
+    """Most probable actions in sampled latents, as DreamerV1 and V2 always are evaluated
+    (DreamerV3 else samples both)."""
     run: tyro.conf.Positional[Path | None] = None
     """Run folder."""
 

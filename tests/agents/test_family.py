@@ -15,9 +15,12 @@ from dreamer_jax.agents.dreamer_v2 import make_dreamer_v2
 from dreamer_jax.agents.dreamer_v2_config import DreamerV2Config
 from dreamer_jax.agents.dreamer_v3 import make_dreamer_v3
 from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
+from dreamer_jax.agents.networks import mlp
 from dreamer_jax.agents.planet import make_planet
 from dreamer_jax.agents.planet_config import PlaNetConfig
+from dreamer_jax.nn.blocks import NormSiLU
 from dreamer_jax.ops import gaussian
+from dreamer_jax.policies import one_hot, tanh_normal
 from dreamer_jax.types import LatentState, Spec, Transition
 
 KEY = jax.random.key(5)
@@ -105,13 +108,31 @@ def test_exploration_is_for_training_alone():
         state = jax.jit(agent.init)(KEY)
         act = jax.jit(agent.act, static_argnames="mode")
         obs, first = {"place": jnp.zeros((300, 1))}, jnp.ones(300, bool)
-        calm, _ = act(state, agent.carry(300), obs, first, KEY, mode="eval")
+        calm, after = act(state, agent.carry(300), obs, first, KEY, mode="eval")
         wild, _ = act(state, agent.carry(300), obs, first, KEY, mode="train")
-        assert np.all(calm == calm[0])
+        policy = one_hot(spec.action, 0.0) if spec.discrete else tanh_normal(spec.action)
+        actor = mlp(config, policy.outputs, NormSiLU)
+        raw = actor.apply(state.params["actor"], after.state.features)
+        np.testing.assert_allclose(calm, policy.mode(raw), atol=1e-6)
         if spec.discrete:  # nothing but random actions
             np.testing.assert_allclose(wild.mean(0), 1 / 3, atol=0.1)
             assert set(np.unique(wild)) == {0.0, 1.0}
         assert np.std(wild) > 0.2 and np.abs(wild).max() <= 1.0
+
+
+@pytest.mark.parametrize("name", ["v1 continuous", "v2 reinforce", "v2 dynamics"])
+def test_latents_are_sampled_in_evaluation_too(name):
+    """As in training; most probable ones are a habit that the actor never met."""
+    make, config, spec = AGENTS[name]
+    agent = make(config, spec)
+    state = jax.jit(agent.init)(KEY)
+    obs, first = {"place": jnp.zeros((50, 1))}, jnp.ones(50, bool)
+    act = jax.jit(agent.act, static_argnames="mode")
+    action, after = act(state, agent.carry(50), obs, first, KEY, mode="eval")
+    assert np.std(after.state.stoch, axis=0).max() > 0.1
+    calm, same = act(state, agent.carry(50), obs, first, KEY, mode="calm")
+    np.testing.assert_array_equal(action, calm)
+    np.testing.assert_array_equal(after.state.stoch, same.state.stoch)
 
 
 class Line:
