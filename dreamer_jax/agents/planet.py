@@ -58,9 +58,11 @@ def make_planet(config: PlaNetConfig, spec: Spec) -> Agent:
         return empty_carry(world, num_envs, spec.action)
 
     def act(state, carry, obs, is_first, key, mode):
-        """obs leaves [N, ...], is_first bool [N] -> action [N, A] in [-1, 1] or one-hot, carry."""
+        """obs leaves [N, ...], is_first bool [N] -> action [N, A] in [-1, 1] or one-hot, carry.
+
+        Latents are sampled in evaluation too, as in the authors' program; only noise is left out.
+        """
         key_latent, key_plan, key_noise = jax.random.split(key, 3)
-        key_latent = key_latent if mode == "train" else None
         latent = world.filter(state.model, carry.state, carry.action, obs, is_first, key_latent)
         keys = jax.random.split(key_plan, len(is_first))
         one = partial(plan, world, config, spec, state.model)

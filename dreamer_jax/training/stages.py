@@ -61,9 +61,10 @@ def _score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
     options = tyro.cli(ScoreConfig, prog="racing_score.py", description=description, args=argv)
     check_tracks("episodes", options.episodes, options.first_track)
     check_average(options.average)  # before hours of training
-    _check_kept(options.average, stages)
     seeds = str(options.seed) if options.seeds is None else options.seeds
     out = options.out or Path("runs") / f"racing_score-seed{seeds.replace(':', '-')}"
+    if _done(out) < stages[-1].cycles:
+        _check_kept(options.average, stages)
     code = train_stages(out, seeds, stages)
     if not code:
         evaluate_both(out, options)
@@ -78,6 +79,11 @@ def _check_kept(number: int, stages: Sequence[Stage]) -> None:
             f"--average={number} cannot be: {kept} checkpoints are kept; use fewer, or let the "
             f"last stage train with --keep {number}"
         )
+
+
+def _done(out: Path) -> int:
+    """Cycles that the run in `out` has saved."""
+    return max(Checkpointer(out / "checkpoints").steps(), default=0)
 
 
 def train_stages(
@@ -96,7 +102,7 @@ def train_stages(
     begun = (out / CONFIG_NAME).is_file()
     if begun:
         _need_own(out, seeds, stages)
-    done = max(Checkpointer(out / "checkpoints").steps(), default=0)
+    done = _done(out)
     for stage in stages:
         if done >= stage.cycles:
             continue

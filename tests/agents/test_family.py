@@ -120,9 +120,11 @@ def test_exploration_is_for_training_alone():
         assert np.std(wild) > 0.2 and np.abs(wild).max() <= 1.0
 
 
-@pytest.mark.parametrize("name", ["v1 continuous", "v2 reinforce", "v2 dynamics"])
+@pytest.mark.parametrize(
+    "name", ["v1 continuous", "v2 reinforce", "v2 dynamics", "planet continuous"]
+)
 def test_latents_are_sampled_in_evaluation_too(name):
-    """As in training; most probable ones are a habit that the actor never met."""
+    """As in training; most probable ones are a habit that actor and planner never met."""
     make, config, spec = AGENTS[name]
     agent = make(config, spec)
     state = jax.jit(agent.init)(KEY)

@@ -1,6 +1,7 @@
 """One command that trains in stages: what each is told, where it goes on, and its two scores."""
 
 import json
+import shutil
 
 import pytest
 from logged import lines, updates
@@ -90,3 +91,7 @@ def test_the_same_command_goes_on_and_scores(stopped, capsys):
     assert score([*command[:-1], "3"], STAGES) == 2  # two are kept by default
     message = capsys.readouterr().err
     assert "--average=3 cannot be" in message and "train with --keep 3" in message
+    kept = out / "checkpoints"
+    shutil.copytree(kept / "00000002", kept / "00000001")  # as of a run with a larger --keep
+    assert score([*command[:-1], "3"], STAGES) == 0
+    assert "mean of the weights of cycles 1, 2, 3" in capsys.readouterr().out
