@@ -138,10 +138,10 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
 
     def read(step: int | None) -> tuple[Any, int, list[int]]:
         template, host = checkpoint_template(agent, spec, config, checkpoints, step)
-        restored = checkpoints.restore(template, step)
+        restored = checkpoints.restore(template, step, "agent")  # the replay would take seconds
         for warning in restored.warnings:
             print(f"warning: {warning}")
-        return restored.arrays["agent"], restored.step, host["seeds"]
+        return restored.arrays, restored.step, host["seeds"]
 
     state, newest, seeds = read(options.checkpoint)
     if options.average > 1:

@@ -102,24 +102,29 @@ class Checkpointer:
             raise
         self._prune(step)
 
-    def restore(self, template: PyTree, step: int | None = None) -> Restored:
+    def restore(
+        self, template: PyTree, step: int | None = None, part: str | None = None
+    ) -> Restored:
         """Read the newest whole checkpoint, or the one of `step`.
 
         template: a tree of the same structure whose leaves are arrays or `jax.ShapeDtypeStruct`;
         it gives shapes, dtypes and shardings (default device where none is named). NumPy leaves
-        come back as NumPy. Raises UserError when there is none, none is whole, or the newest
+        come back as NumPy. part: of a template that is a dictionary, the entry to read and return
+        (all of it is compared). Raises UserError when there is none, none is whole, or the newest
         whole one is of another project or structure.
         """
         found, manifest, warnings = self._newest_whole(step)
         folder = self._folder(found)
-        leaves, treedef = jax.tree_util.tree_flatten(template)
         if difference := first_difference(manifest["leaves"], describe(template)):
             raise UserError(
                 f"checkpoint {folder} does not fit these settings: {difference}; use the "
                 "settings of the run that wrote it (its config.json), or start a new run with "
                 "another --out"
             )
-        arrays = treedef.unflatten(_read_leaves(folder, leaves))
+        leaves, treedef = jax.tree_util.tree_flatten(template)
+        numbers = treedef.unflatten(range(len(leaves)))
+        wanted, numbers = (tree if part is None else tree[part] for tree in (template, numbers))
+        arrays = _read_tree(folder, wanted, numbers)
         return Restored(found, arrays, _read_host(folder), warnings)
 
     def restore_host(self, step: int | None = None) -> dict[str, Any]:
@@ -229,24 +234,28 @@ def _write(folder: Path, step: int, arrays: PyTree, host: dict[str, Any]) -> Non
     write_manifest(folder, step, describe(arrays), seal(folder))
 
 
-def _read_leaves(folder: Path, leaves: list[Any]) -> list[Any]:
-    """The stored leaves in the form (type, sharding) of the template's."""
+def _read_tree(folder: Path, template: PyTree, numbers: PyTree) -> PyTree:
+    """The leaves stored under these numbers in the form (type, sharding) of the template's."""
+    leaves, treedef = jax.tree_util.tree_flatten(template)
+    names = [f"{number:05d}" for number in jax.tree_util.tree_leaves(numbers)]
     forms = [_form(leaf) for leaf in leaves]
-    items = {f"{i:05d}": form for i, form in enumerate(forms) if form.size}
+    items = {name: form for name, form in zip(names, forms, strict=True) if form.size}
     stored: dict[str, Any] = {}
     if (path := folder / HOST_ARRAYS_NAME).exists():
         with np.load(path) as file:
-            stored = {name: _placed(file[name], form) for name, form in items.items()}
+            # A view, since NumPy writes bfloat16 as mere bytes.
+            stored = {k: _placed(file[k].view(form.dtype), form) for k, form in items.items()}
     elif items:
         arguments = ocp.checkpoint_utils.construct_restore_args(items)
         with _orbax() as checkpointer:
             stored = checkpointer.restore(
-                folder / ARRAYS_NAME, args=ocp.args.PyTreeRestore(items, restore_args=arguments)
+                folder / ARRAYS_NAME,
+                args=ocp.args.PyTreeRestore(items, restore_args=arguments, partial_restore=True),
             )
-    return [
-        _typed(stored.get(f"{i:05d}"), form, leaf)
-        for i, (form, leaf) in enumerate(zip(forms, leaves, strict=True))
-    ]
+    return treedef.unflatten(
+        _typed(stored.get(name), form, leaf)
+        for name, form, leaf in zip(names, forms, leaves, strict=True)
+    )
 
 
 @contextmanager

@@ -113,6 +113,22 @@ def test_pictures_kept_before_observations_had_names(tmp_path):
     assert_same(Checkpointer(tmp_path).restore(template).arrays, new)
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_one_part_alone(tmp_path, monkeypatch, hosts):
+    """Whatever stands before it in the tree; the rest is not read but must fit."""
+    monkeypatch.setattr(jax, "process_count", lambda: hosts)
+    tree = {"a": make_state(1), "b": make_state(2), "c": make_small(3)}
+    Checkpointer(tmp_path).save(1, tree, {"step": 1})
+    checkpointer = Checkpointer(tmp_path)
+    template = {"a": make_state(7), "b": make_state(8), "c": make_small(9)}
+    for part in template:
+        restored = checkpointer.restore(template, part=part)
+        assert_same(restored.arrays, tree[part])
+        assert restored.host == {"step": 1}
+    with pytest.raises(UserError, match="does not fit"):
+        checkpointer.restore(template | {"a": make_state(7, width=6)}, part="b")
+
+
 def test_tree_without_arrays(tmp_path):
     Checkpointer(tmp_path).save(1, {}, {"a": 1})
     assert Checkpointer(tmp_path).restore({}).host == {"a": 1}
