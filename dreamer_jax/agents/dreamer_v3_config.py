@@ -32,8 +32,11 @@ class DreamerV3Config(CategoricalConfig):
     """Hidden layers of these networks; reward and continue have one."""
     error_scale: float = 1.0
     """Weight of the squared errors of what is seen."""
+    numbers: Literal["two_hot", "gaussian"] = "two_hot"
+    """What reward and value networks say of a number: two_hot = classes over symexp-spaced bins;
+    gaussian = the mean of a Normal, as in DreamerV1 and V2."""
     bins: int = 255
-    """Bins of reward and value, symexp-spaced."""
+    """two_hot: bins."""
 
     # World model
     dyn_scale: float = 1.0

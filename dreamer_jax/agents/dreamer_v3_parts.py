@@ -13,7 +13,7 @@ from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
 from dreamer_jax.agents.networks import make_world, mlp
 from dreamer_jax.nn.blocks import MLP, NormSiLU, RMSNormSiLU
 from dreamer_jax.ops.categorical import estimator
-from dreamer_jax.ops.heads import Head, two_hot_head
+from dreamer_jax.ops.heads import Head, gaussian_head, two_hot_head
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.moments import Range, init_range
 from dreamer_jax.ops.optimisers import clipped_adam, dreamer_v3_optimiser
@@ -66,7 +66,7 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
         config.unimix,
         norm,
     )
-    head = two_hot_head(config.bins)
+    head = two_hot_head(config.bins) if config.numbers == "two_hot" else gaussian_head()
     dynamics = discrete_dynamics(rssm, estimator(config.estimator, config.temperature))
     return Parts(
         world=make_world(config, spec, dynamics, head, norm, 1, scale=0.0),

@@ -63,6 +63,26 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def crossed_interval(
+    x: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (low, high) of the mean of x: [n seeds, m tracks].
+
+    Seeds and tracks are drawn anew, each on their own, as every seed drives the same tracks (Owen
+    2007, "The pigeonhole bootstrap"); with one seed the interval is over tracks. The same `seed`
+    gives the same interval. Raises ValueError on empty or non-finite values.
+    """
+    values = _finite(x)
+    rng = np.random.default_rng(seed)
+    rows, columns = (
+        rng.multinomial(size, np.full(size, 1.0 / size), resamples) / size for size in values.shape
+    )
+    estimates = np.einsum("rn,nm,rm->r", rows, values, columns, optimize=True)
+    tail = (1.0 - confidence) / 2.0
+    low, high = np.quantile(estimates, [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
 def summarise(returns: ArrayLike, laps: ArrayLike) -> dict[str, float | int]:
     """Summary of an evaluation, with 95 % bootstrap intervals.
 

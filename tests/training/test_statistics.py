@@ -5,7 +5,12 @@ import math
 import numpy as np
 import pytest
 
-from dreamer_jax.training.statistics import bootstrap_interval, interquartile_mean, summarise
+from dreamer_jax.training.statistics import (
+    bootstrap_interval,
+    crossed_interval,
+    interquartile_mean,
+    summarise,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +56,32 @@ def test_bootstrap_of_two_values_counts_the_tails():
     # each end, more than the 1/4 of the extremes; a 60 % one leaves 20 %.
     assert bootstrap_interval([0, 1], np.mean, confidence=0.4) == (0.5, 0.5)
     assert bootstrap_interval([0, 1], np.mean, confidence=0.6) == (0.0, 1.0)
+
+
+def test_crossed_interval_of_one_seed_is_over_tracks():
+    low, high = crossed_interval([[0, 1] * 50])  # the coin above
+    assert low == pytest.approx(0.40, abs=0.0101) and high == pytest.approx(0.60, abs=0.0101)
+
+
+def test_crossed_interval_draws_whole_seeds():
+    # Tracks all alike: means of two draws from {0, 1}, as below.
+    seeds = [[0.0] * 7, [1.0] * 7]
+    assert crossed_interval(seeds, confidence=0.4) == pytest.approx((0.5, 0.5))
+    assert crossed_interval(seeds, confidence=0.6) == pytest.approx((0.0, 1.0))
+    assert crossed_interval(seeds, seed=3) == crossed_interval(seeds, seed=3)
+
+
+def test_crossed_interval_adds_what_seeds_and_tracks_bring():
+    # Effects of 4 seeds and 100 tracks, each of variance 1 about 0: the mean has 1/4 + 1/100.
+    seeds, tracks = np.array([1.0, -1.0, 1.0, -1.0]), np.array([1.0, -1.0] * 50)
+    low, high = crossed_interval(seeds[:, None] + tracks)
+    assert high - low == pytest.approx(2 * 1.96 * np.sqrt(1 / 4 + 1 / 100), rel=0.05)
+
+
+@pytest.mark.parametrize("values", [np.zeros((0, 3)), [[1.0, math.nan]]])
+def test_crossed_interval_refuses(values):
+    with pytest.raises(ValueError, match="values"):
+        crossed_interval(values)
 
 
 def test_bootstrap_repeats_for_a_seed_and_over_chunks(monkeypatch):

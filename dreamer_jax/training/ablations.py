@@ -1,0 +1,144 @@
+"""What each part of an agent brings: one at a time is left out, and the same tracks are driven."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from dreamer_jax.errors import UserError
+from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average, check_tracks
+from dreamer_jax.training.command import guarded, planned, race
+from dreamer_jax.training.comparison_csv import HELD_OUT_COLUMNS, write_csv
+from dreamer_jax.training.members import parse_seeds
+from dreamer_jax.training.run_folder import write_atomic
+from dreamer_jax.training.stages import Stage, train_stages
+from dreamer_jax.training.statistics import crossed_interval
+
+WHOLE = "nothing"  # is left out
+
+Run = Callable[[Sequence[str]], int]
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Which parts, which learners, where, and how many held-out tracks."""
+
+    only: tuple[str, ...] = ()
+    """Leave out these parts alone (default: each part in turn); names as in the table."""
+    seeds: str = "0"
+    """Learners of each run, in one program: 0:3 for 0 to 2."""
+    out: Path = Path("runs/ablations")
+    """Folder of the runs, one for each part, and of the table; the same command goes on there."""
+    episodes: int = 100
+    """Held-out tracks, the same for each run."""
+    first_track: int = 0
+    """Seed of the first of them; training never uses seeds below 10000."""
+    average: int = 3
+    """They are driven by the mean of the weights of so many checkpoints (1: the last weights)."""
+
+
+def ablate(argv: Sequence[str], whole: Stage, without: Mapping[str, str], run: Run = race) -> int:
+    """`experiments/ablations.py`: returns the exit status.
+
+    whole: cycles and options of car_racing.py; without: further options by what they leave out.
+    """
+    return guarded(lambda: _ablate(argv, whole, without, run))
+
+
+def _ablate(argv: Sequence[str], whole: Stage, without: Mapping[str, str], run: Run) -> int:
+    options = tyro.cli(
+        AblationConfig,
+        prog="ablations.py",
+        description=f"Leave parts out, one at a time: {', '.join(without)}.",
+        args=list(argv),
+    )
+    plan = _plan(options, whole, without)
+    done: dict[str, dict[int, Any]] = {}
+    for part, stage in plan.items():
+        print(f"without {part}:", flush=True)
+        folder = options.out / f"{re.sub(r'[^A-Za-z0-9]+', '-', part)}-seeds{options.seeds}"
+        folder = folder.with_name(folder.name.replace(":", "-"))
+        if code := train_stages(folder, options.seeds, (stage,), run):
+            return code
+        done[part] = _driven(folder, options, stage.cycles)
+        write(options.out, done, {name: without.get(name, "") for name in done})
+    print(f"table in {options.out / 'ablations.md'}")
+    return 0
+
+
+def _plan(options: AblationConfig, whole: Stage, without: Mapping[str, str]) -> dict[str, Stage]:
+    """The run of each part, all options looked at before the first one starts."""
+    check_tracks("episodes", options.episodes, options.first_track)
+    check_average(options.average)
+    parse_seeds(options.seeds)
+    if unknown := [name for name in options.only if name not in without]:
+        raise UserError(f"--only {unknown[0]} is unknown; use one of {', '.join(without)}")
+    parts = {WHOLE: ""} | {name: without[name] for name in options.only or without}
+    stages = {
+        name: whole._replace(settings=f"{whole.settings} {changes}")
+        for name, changes in parts.items()
+    }
+    for name, stage in stages.items():
+        config = planned(shlex.split(stage.settings))
+        if options.average > config.keep:
+            raise UserError(
+                f"--average={options.average} cannot be: without {name} {config.keep} checkpoints "
+                "are kept; use fewer"
+            )
+    return stages
+
+
+def _driven(folder: Path, options: AblationConfig, cycle: int) -> dict[int, Any]:
+    """The evaluation by seed; one that was made already is read."""
+    wanted = {name: getattr(options, name) for name in ("episodes", "first_track", "average")}
+    wanted |= {"stock": True, "calm": False}
+    path = folder / "evaluation.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    made = [{name: own.get(name) for name in (*wanted, "cycle")} for own in found.values()]
+    if not made or any(how != wanted | {"cycle": cycle} for how in made):
+        found = assess_run(folder, EvaluateConfig(**wanted))[""]
+    return {int(seed): own for seed, own in found.items()}
+
+
+def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, str]) -> None:
+    """ablations.md and held_out.csv of what has been driven so far."""
+    returns = {part: np.array([own["returns"] for own in x.values()]) for part, x in done.items()}
+    rows = [
+        (part, seed, track, value)
+        for part, seeds in done.items()
+        for seed, own in seeds.items()
+        for track, value in enumerate(own["returns"], own["first_track"])
+    ]
+    write_csv(out / "held_out.csv", HELD_OUT_COLUMNS, rows)
+    lines = [
+        "| left out | options | return (95% interval) | difference (95% interval) | whole laps |",
+        "|---|---|---|---|---|",
+    ]
+    for part, own in returns.items():
+        laps = np.mean([seed["lap_rate"] for seed in done[part].values()])
+        cells = [part, f"`{options[part]}`" if options[part] else "", _cell(own)]
+        cells += ["" if part == WHOLE else _cell(own - returns[WHOLE], "+"), f"{laps:.0%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    seeds = len(returns[WHOLE])
+    over = (
+        "held-out tracks: what another seed would give is not in them"
+        if seeds == 1
+        else (
+            f"{seeds} seeds and held-out tracks, both drawn anew (few seeds make them too narrow)"
+        )
+    )
+    text = f"Differences are paired: the same seeds and tracks. Intervals are over {over}."
+    write_atomic(out / "ablations.md", "\n".join([*lines, "", text, ""]))
+
+
+def _cell(values: np.ndarray, sign: str = "") -> str:
+    low, high = crossed_interval(values)
+    return f"{values.mean():{sign}.1f} ({low:.1f} .. {high:.1f})"

@@ -1,0 +1,101 @@
+"""Parts left out one at a time: what each run is told, where it goes on, and the table."""
+
+import csv
+import importlib.util
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dreamer_jax.training.ablations import WHOLE, ablate, write
+from dreamer_jax.training.command import planned, race
+from dreamer_jax.training.comparison_data import by_full_name
+from dreamer_jax.training.config import to_dict
+from dreamer_jax.training.stages import Stage
+
+SMALL = Stage(
+    2,
+    "--agent dreamer_v3 --preset debug --prefill 60 --eval-every 0 --report-every 0 "
+    "--env.time-limit 80",
+)
+WITHOUT = {"free nats": "--agent.free-nats 0", "two-hot": "--agent.numbers gaussian"}
+SCRIPT = Path(__file__).parents[2] / "experiments" / "ablations.py"
+
+
+def held_out(folder):
+    return list(csv.DictReader((folder / "held_out.csv").read_text().splitlines()))
+
+
+@pytest.mark.usefixtures("compiled_once")
+def test_each_part_is_left_out_once_and_a_stopped_command_goes_on(tmp_path, capsys):
+    told = []
+
+    def run(settings):
+        told.append(settings)
+        return 130 if len(told) == 2 else race(settings)
+
+    command = ["--out", str(tmp_path), "--episodes", "3", "--average", "2", "--seeds", "4"]
+    assert ablate(command, SMALL, WITHOUT, run) == 130
+    first, second = told
+    assert "--agent.free-nats" not in first
+    assert second[second.index("--agent.free-nats") + 1] == "0" and len(second) == len(first) + 2
+    assert (tmp_path / "ablations.md").read_text().count("\n| ") == 1  # the whole alone
+    evaluated = (tmp_path / "nothing-seeds4" / "evaluation.json").stat().st_mtime_ns
+    assert ablate([*command, "--only", "free nats"], SMALL, WITHOUT, run) == 0
+    assert len(told) == 3  # the whole was not run again,
+    again = (tmp_path / "nothing-seeds4" / "evaluation.json").stat().st_mtime_ns
+    assert again == evaluated  # nor driven
+    rows = held_out(tmp_path)
+    assert [row["group"] for row in rows] == ["nothing"] * 3 + ["free nats"] * 3
+    assert {row["seed"] for row in rows} == {"4"}
+    own = json.loads((tmp_path / "free-nats-seeds4" / "evaluation.json").read_text())["4"]
+    assert own["average"] == 2 and own["stock"] and own["cycle"] == 2
+    assert "| free nats | `--agent.free-nats 0` |" in (tmp_path / "ablations.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--only", "wings"], "--only wings is unknown; use one of free nats, two-hot"),
+        (["--average", "3"], "--average=3 cannot be: without nothing 2 checkpoints are kept"),
+        (["--seeds", "2:1"], "seeds"),
+        (["--episodes", "0"], "--episodes=0"),
+    ],
+)
+def test_refusals_come_before_the_first_run(tmp_path, capsys, words, message):
+    def never(settings):
+        raise AssertionError
+
+    assert ablate(["--out", str(tmp_path / "x"), *words], SMALL, WITHOUT, never) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_differences_are_paired(tmp_path):
+    """Returns that differ by tracks by 100s and by the part by 7: an interval that has 7 alone."""
+    tracks = 200.0 * np.arange(5)
+
+    def driven(shift):
+        own = {"first_track": 10, "lap_rate": 0.4}
+        return {s: own | {"returns": list(tracks + 50 * s + shift)} for s in (0, 1)}
+
+    write(tmp_path, {WHOLE: driven(0), "a": driven(-7)}, {WHOLE: "", "a": "--agent.a 0"})
+    text = (tmp_path / "ablations.md").read_text()
+    assert "| -7.0 (-7.0 .. -7.0) | 40% |" in text and "2 seeds and held-out tracks" in text
+    assert "(425.0" not in text and "| nothing |  | 425.0 (" in text
+    assert [row["track"] for row in held_out(tmp_path)] == [str(t) for t in range(10, 15)] * 4
+
+
+def test_the_script_leaves_out_one_thing_each():
+    spec = importlib.util.spec_from_file_location("ablations_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    plain = by_full_name(to_dict(planned(shlex.split(script.WHOLE.settings))))
+    seen = set()
+    for name, words in script.WITHOUT.items():
+        own = by_full_name(to_dict(planned(shlex.split(f"{script.WHOLE.settings} {words}"))))
+        changed = {key: own[key] for key in own if own[key] != plain[key]}
+        assert changed and len(changed) == words.count("--"), name
+        seen.add(tuple(changed.items()))
+    assert len(seen) == len(script.WITHOUT)
