@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +13,12 @@ import tyro
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average, check_tracks
-from dreamer_jax.training.command import guarded, planned, race
+from dreamer_jax.training.command import guarded, race
 from dreamer_jax.training.comparison_csv import HELD_OUT_COLUMNS, write_csv
+from dreamer_jax.training.comparison_data import read_evaluation
 from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.run_folder import write_atomic
-from dreamer_jax.training.stages import Stage, train_stages
+from dreamer_jax.training.stages import Stage, check_kept, train_stages
 from dreamer_jax.training.statistics import crossed_interval
 
 WHOLE = "nothing"  # is left out
@@ -64,8 +63,7 @@ def _ablate(argv: Sequence[str], whole: Stage, without: Mapping[str, str], run: 
     done: dict[str, dict[int, Any]] = {}
     for part, stage in plan.items():
         print(f"without {part}:", flush=True)
-        folder = options.out / f"{re.sub(r'[^A-Za-z0-9]+', '-', part)}-seeds{options.seeds}"
-        folder = folder.with_name(folder.name.replace(":", "-"))
+        folder = options.out / re.sub(r"[^A-Za-z0-9]+", "-", f"{part}-seeds{options.seeds}")
         if code := train_stages(folder, options.seeds, (stage,), run):
             return code
         done[part] = _driven(folder, options, stage.cycles)
@@ -87,12 +85,7 @@ def _plan(options: AblationConfig, whole: Stage, without: Mapping[str, str]) -> 
         for name, changes in parts.items()
     }
     for name, stage in stages.items():
-        config = planned(shlex.split(stage.settings))
-        if options.average > config.keep:
-            raise UserError(
-                f"--average={options.average} cannot be: without {name} {config.keep} checkpoints "
-                "are kept; use fewer"
-            )
+        check_kept(options.average, (stage,), f"without {name} ")
     return stages
 
 
@@ -100,12 +93,11 @@ def _driven(folder: Path, options: AblationConfig, cycle: int) -> dict[int, Any]
     """The evaluation by seed; one that was made already is read."""
     wanted = {name: getattr(options, name) for name in ("episodes", "first_track", "average")}
     wanted |= {"stock": True, "calm": False}
-    path = folder / "evaluation.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    made = [{name: own.get(name) for name in (*wanted, "cycle")} for own in found.values()]
-    if not made or any(how != wanted | {"cycle": cycle} for how in made):
-        found = assess_run(folder, EvaluateConfig(**wanted))[""]
-    return {int(seed): own for seed, own in found.items()}
+    found = {seed: read_evaluation(folder, seed) for seed in parse_seeds(options.seeds)}
+    made = (wanted | {"cycle": cycle}).items()
+    if all(own is not None and made <= own.items() for own in found.values()):
+        return found
+    return {int(s): own for s, own in assess_run(folder, EvaluateConfig(**wanted))[""].items()}
 
 
 def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, str]) -> None:
@@ -128,13 +120,9 @@ def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, s
         cells += ["" if part == WHOLE else _cell(own - returns[WHOLE], "+"), f"{laps:.0%}"]
         lines.append(f"| {' | '.join(cells)} |")
     seeds = len(returns[WHOLE])
-    over = (
-        "held-out tracks: what another seed would give is not in them"
-        if seeds == 1
-        else (
-            f"{seeds} seeds and held-out tracks, both drawn anew (few seeds make them too narrow)"
-        )
-    )
+    over = f"{seeds} seeds and held-out tracks, both drawn anew (few seeds make them too narrow)"
+    if seeds == 1:
+        over = "held-out tracks: what another seed would give is not in them"
     text = f"Differences are paired: the same seeds and tracks. Intervals are over {over}."
     write_atomic(out / "ablations.md", "\n".join([*lines, "", text, ""]))
 

@@ -17,7 +17,11 @@ from numpy.typing import ArrayLike
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.figures import running_mean
-from dreamer_jax.training.statistics import bootstrap_interval, interquartile_mean
+from dreamer_jax.training.statistics import (
+    bootstrap_interval,
+    interquartile_mean,
+    percentile_interval,
+)
 
 WINDOW = 10  # episodes of the running mean
 THRESHOLD = 500.0  # return that a run is asked to reach, unless told otherwise
@@ -244,7 +248,8 @@ def difference(
     if min(len(first), len(second)) < 2:
         return Difference(value, None)
     i, j = _draws(len(first), len(second), paired)
-    return Difference(value, _limits(statistic(second[j], axis=-1) - statistic(first[i], axis=-1)))
+    estimates = statistic(second[j], axis=-1) - statistic(first[i], axis=-1)
+    return Difference(value, percentile_interval(estimates, CONFIDENCE))
 
 
 def higher_wins(first: ArrayLike, second: ArrayLike) -> np.ndarray:
@@ -279,7 +284,7 @@ def probability(wins: np.ndarray, paired: bool) -> Difference:
     i, j = _draws(n, m, paired)
     # How often each run was drawn; a row of counts is far smaller than all its pairs.
     estimates = ((_counts(i, n) @ wins) * _counts(j, m)).sum(-1) / (n * m)
-    return Difference(value, _limits(estimates))
+    return Difference(value, percentile_interval(estimates, CONFIDENCE))
 
 
 def _group(runs: Sequence[SeedRun], grid: np.ndarray, threshold: float) -> Group:
@@ -337,9 +342,3 @@ def _counts(draws: np.ndarray, n: int) -> np.ndarray:
     """[R, k] places in 0 .. n-1 -> [R, n]: how often each was drawn."""
     rows = np.arange(len(draws))[:, None] * n
     return np.bincount((draws + rows).ravel(), minlength=len(draws) * n).reshape(-1, n)
-
-
-def _limits(estimates: np.ndarray) -> Interval:
-    tail = (1.0 - CONFIDENCE) / 2.0
-    low, high = np.quantile(estimates, [tail, 1.0 - tail])
-    return float(low), float(high)

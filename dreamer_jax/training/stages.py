@@ -64,20 +64,20 @@ def _score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
     seeds = str(options.seed) if options.seeds is None else options.seeds
     out = options.out or Path("runs") / f"racing_score-seed{seeds.replace(':', '-')}"
     if _done(out) < stages[-1].cycles:
-        _check_kept(options.average, stages)
+        check_kept(options.average, stages)
     code = train_stages(out, seeds, stages)
     if not code:
         evaluate_both(out, options)
     return code
 
 
-def _check_kept(number: int, stages: Sequence[Stage]) -> None:
-    """Raises UserError unless the last stage keeps so many checkpoints."""
+def check_kept(number: int, stages: Sequence[Stage], which: str = "") -> None:
+    """Raises UserError, which says `which` run, unless its last stage keeps so many checkpoints."""
     kept = planned([word for stage in stages for word in shlex.split(stage.settings)]).keep
     if number > kept:
         raise UserError(
-            f"--average={number} cannot be: {kept} checkpoints are kept; use fewer, or let the "
-            f"last stage train with --keep {number}"
+            f"--average={number} cannot be: {which}{kept} checkpoints are kept; use fewer, or let "
+            f"the last stage train with --keep {number}"
         )
 
 

@@ -49,8 +49,7 @@ def bootstrap_interval(
     same interval. Raises ValueError on empty or non-finite values, or a confidence outside (0, 1).
     """
     values = _finite(x).ravel()
-    if not 0.0 < confidence < 1.0:
-        raise ValueError("confidence must lie strictly between 0 and 1")
+    _check(confidence)
     rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_VALUES // values.size)
     estimates = []
@@ -58,9 +57,7 @@ def bootstrap_interval(
         rows = min(chunk, resamples - start)
         picks = rng.integers(0, values.size, (rows, values.size))
         estimates.append(statistic(values[picks], axis=-1))
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(np.concatenate(estimates), [tail, 1.0 - tail])
-    return float(low), float(high)
+    return percentile_interval(np.concatenate(estimates), confidence)
 
 
 def crossed_interval(
@@ -70,17 +67,28 @@ def crossed_interval(
 
     Seeds and tracks are drawn anew, each on their own, as every seed drives the same tracks (Owen
     2007, "The pigeonhole bootstrap"); with one seed the interval is over tracks. The same `seed`
-    gives the same interval. Raises ValueError on empty or non-finite values.
+    gives the same interval. Raises ValueError as `bootstrap_interval`.
     """
     values = _finite(x)
+    _check(confidence)
     rng = np.random.default_rng(seed)
     rows, columns = (
         rng.multinomial(size, np.full(size, 1.0 / size), resamples) / size for size in values.shape
     )
     estimates = np.einsum("rn,nm,rm->r", rows, values, columns, optimize=True)
+    return percentile_interval(estimates, confidence)
+
+
+def percentile_interval(estimates: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:
+    """What lies between the tails (low, high) of bootstrap estimates [m]."""
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(estimates, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def _check(confidence: float) -> None:
+    if not 0.0 < confidence < 1.0:
+        raise ValueError("confidence must lie strictly between 0 and 1")
 
 
 def summarise(returns: ArrayLike, laps: ArrayLike) -> dict[str, float | int]:
