@@ -6,14 +6,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tyro
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average, check_tracks
-from dreamer_jax.training.command import guarded, race
+from dreamer_jax.training.command import guarded
 from dreamer_jax.training.comparison_csv import HELD_OUT_COLUMNS, write_csv
 from dreamer_jax.training.comparison_data import read_evaluation
 from dreamer_jax.training.members import parse_seeds
@@ -26,54 +26,67 @@ WHOLE = "nothing"  # is left out
 Run = Callable[[Sequence[str]], int]
 
 
+class Task(NamedTuple):
+    """What is learnt whole, and what the options of a run without each part are besides."""
+
+    whole: Stage
+    without: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class AblationConfig:
-    """Which parts, which learners, where, and how many held-out tracks."""
+    """Which parts, which learners, where, and how many held-out tracks or episodes."""
 
+    task: str = "race"
+    """What is to be learnt: race, or swingup (of a pole by its cart, small networks on vectors)."""
     only: tuple[str, ...] = ()
     """Leave out these parts alone (default: each part in turn); names as in the table."""
     seeds: str = "0"
     """Learners of each run, in one program: 0:3 for 0 to 2."""
-    out: Path = Path("runs/ablations")
-    """Folder of the runs, one for each part, and of the table; the same command goes on there."""
+    out: Path | None = None
+    """Folder of the runs, one for each part, and of the table (default: runs/ablations-TASK); the
+    same command goes on there."""
     episodes: int = 100
-    """Held-out tracks, the same for each run."""
+    """Held-out tracks or episodes, the same for each run."""
     first_track: int = 0
     """Seed of the first of them; training never uses seeds below 10000."""
     average: int = 3
     """They are driven by the mean of the weights of so many checkpoints (1: the last weights)."""
 
 
-def ablate(argv: Sequence[str], whole: Stage, without: Mapping[str, str], run: Run = race) -> int:
-    """`experiments/ablations.py`: returns the exit status.
-
-    whole: cycles and options of car_racing.py; without: further options by what they leave out.
-    """
-    return guarded(lambda: _ablate(argv, whole, without, run))
+def ablate(argv: Sequence[str], tasks: Mapping[str, Task], run: Run | None = None) -> int:
+    """`experiments/ablations.py`: returns the exit status; `run` as in `train_stages`."""
+    return guarded(lambda: _ablate(argv, tasks, run))
 
 
-def _ablate(argv: Sequence[str], whole: Stage, without: Mapping[str, str], run: Run) -> int:
+def _ablate(argv: Sequence[str], tasks: Mapping[str, Task], run: Run | None) -> int:
+    parts = "; ".join(f"{name}: {', '.join(task.without)}" for name, task in tasks.items())
     options = tyro.cli(
         AblationConfig,
         prog="ablations.py",
-        description=f"Leave parts out, one at a time: {', '.join(without)}.",
+        description=f"Leave parts out, one at a time. Of {parts}.",
         args=list(argv),
     )
-    plan = _plan(options, whole, without)
+    if options.task not in tasks:
+        raise UserError(f"--task {options.task} is unknown; use one of {', '.join(tasks)}")
+    task = tasks[options.task]
+    plan = _plan(options, task)
+    out = options.out or Path(f"runs/ablations-{options.task}")
     done: dict[str, dict[int, Any]] = {}
     for part, stage in plan.items():
         print(f"without {part}:", flush=True)
-        folder = options.out / re.sub(r"[^A-Za-z0-9]+", "-", f"{part}-seeds{options.seeds}")
+        folder = out / re.sub(r"[^A-Za-z0-9]+", "-", f"{part}-seeds{options.seeds}")
         if code := train_stages(folder, options.seeds, (stage,), run):
             return code
         done[part] = _driven(folder, options, stage.cycles)
-        write(options.out, done, {name: without.get(name, "") for name in done})
-    print(f"table in {options.out / 'ablations.md'}")
+        write(out, done, {name: task.without.get(name, "") for name in done})
+    print(f"table in {out / 'ablations.md'}")
     return 0
 
 
-def _plan(options: AblationConfig, whole: Stage, without: Mapping[str, str]) -> dict[str, Stage]:
+def _plan(options: AblationConfig, task: Task) -> dict[str, Stage]:
     """The run of each part, all options looked at before the first one starts."""
+    whole, without = task
     check_tracks("episodes", options.episodes, options.first_track)
     check_average(options.average)
     parse_seeds(options.seeds)
@@ -110,15 +123,15 @@ def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, s
         for track, value in enumerate(own["returns"], own["first_track"])
     ]
     write_csv(out / "held_out.csv", HELD_OUT_COLUMNS, rows)
-    lines = [
-        "| left out | options | return (95% interval) | difference (95% interval) | whole laps |",
-        "|---|---|---|---|---|",
-    ]
+    laps = {part: np.mean([own["lap_rate"] for own in x.values()]) for part, x in done.items()}
+    heads = ["left out", "options", "return (95% interval)", "difference (95% interval)"]
+    if max(laps.values()):  # of a race
+        heads.append("whole laps")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for part, own in returns.items():
-        laps = np.mean([seed["lap_rate"] for seed in done[part].values()])
         cells = [part, f"`{options[part]}`" if options[part] else "", _cell(own)]
-        cells += ["" if part == WHOLE else _cell(own - returns[WHOLE], "+"), f"{laps:.0%}"]
-        lines.append(f"| {' | '.join(cells)} |")
+        cells += ["" if part == WHOLE else _cell(own - returns[WHOLE], "+"), f"{laps[part]:.0%}"]
+        lines.append(f"| {' | '.join(cells[: len(heads)])} |")
     seeds = len(returns[WHOLE])
     over = f"{seeds} seeds and held-out tracks, both drawn anew (few seeds make them too narrow)"
     if seeds == 1:

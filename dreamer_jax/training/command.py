@@ -77,20 +77,19 @@ def train(argv: Sequence[str]) -> int:
 
 
 def _train_on(argv: Sequence[str]) -> int:
+    env_id, argv = environment(argv)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--env")
     first.add_argument("--agent")
     first.add_argument("--resume")
     known, rest = first.parse_known_args(argv)
     if known.resume is not None:
-        given = [f"--env.id={known.env}"] if known.env else []
+        given = [f"--env.id={env_id}"] if env_id else []
         given += ["--agent", known.agent] if known.agent else []
         return _race(["--resume", known.resume, *given, *rest], no_scenes)
-    if known.env is None and not {"-h", "--help"} & set(rest):
+    if env_id is None and not {"-h", "--help"} & set(rest):
         raise UserError("name the environment: train.py --env CartPole-v1")
-    env_id = known.env or "CartPole-v1"
     rest = ["--agent", known.agent or "dreamer_v3", *rest]
-    return _race(rest, no_scenes, lambda preset: for_env(preset, env_id))
+    return _race(rest, no_scenes, lambda preset: for_env(preset, env_id or "CartPole-v1"))
 
 
 def with_cars(argv: Sequence[str]) -> list[str]:
@@ -149,12 +148,23 @@ def _run_options(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def planned(argv: Sequence[str]) -> RunConfig:
-    """Settings of the new run that car_racing.py would begin on one host with `argv`.
+    """Settings of the new run that car_racing.py, or with --env train.py, would begin on one host
+    with `argv`.
 
     Raises UserError; exits as `parse` does.
     """
     known, rest = _run_options(argv)
-    return parse(rest, choose(known.preset, known.agent)[0])
+    env_id, rest = environment(rest)
+    preset = choose(known.preset, known.agent)[0]
+    return parse(rest, preset if env_id is None else for_env(preset, env_id))
+
+
+def environment(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+    """What --env says, and the rest."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--env")
+    known, rest = first.parse_known_args(argv)
+    return known.env, rest
 
 
 def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:

@@ -15,7 +15,7 @@ import tyro
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average, check_tracks
 from dreamer_jax.training.checkpoint import Checkpointer
-from dreamer_jax.training.command import guarded, planned, race
+from dreamer_jax.training.command import environment, guarded, planned, race, train
 from dreamer_jax.training.comparison_data import by_full_name
 from dreamer_jax.training.config import check, from_dict, to_dict
 from dreamer_jax.training.members import parse_seeds
@@ -26,7 +26,8 @@ SCORE_NAME = "score.json"
 
 
 class Stage(NamedTuple):
-    """Settings (options of car_racing.py) that hold until the run has done `cycles`."""
+    """Settings that hold until the run has done `cycles`: options of car_racing.py, or of train.py
+    where those of the first stage name --env."""
 
     cycles: int
     settings: str
@@ -90,9 +91,10 @@ def train_stages(
     out: Path,
     seeds: str,
     stages: Sequence[Stage],
-    run: Callable[[Sequence[str]], int] = race,
+    run: Callable[[Sequence[str]], int] | None = None,
 ) -> int:
-    """Train from where the run in `out` stands to the end of the last stage.
+    """Train from where the run in `out` stands to the end of the last stage, by `run` (default: the
+    script that the stages are for).
 
     Returns the exit status of the first stage that was stopped or failed, else 0.
 
@@ -103,6 +105,8 @@ def train_stages(
     if begun:
         _need_own(out, seeds, stages)
     done = _done(out)
+    elsewhere = environment(shlex.split(stages[0].settings))[0] is not None
+    script, own = ("train.py", train) if elsewhere else ("car_racing.py", race)
     for stage in stages:
         if done >= stage.cycles:
             continue
@@ -113,8 +117,8 @@ def train_stages(
             settings = ["--resume", str(out), "--cycles", str(stage.cycles)]
         else:
             settings = ["--resume", str(out), *settings]
-        print("car_racing.py", shlex.join(settings), flush=True)
-        if code := run(settings):
+        print(script, shlex.join(settings), flush=True)
+        if code := (run or own)(settings):
             return code
         gc.collect()  # the replay of this stage, before the next one makes its own
     return 0

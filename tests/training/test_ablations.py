@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dreamer_jax.training.ablations import WHOLE, ablate, write
+from dreamer_jax.training.ablations import WHOLE, Task, ablate, write
 from dreamer_jax.training.command import planned, race
 from dreamer_jax.training.comparison_data import by_full_name
 from dreamer_jax.training.config import to_dict
@@ -21,6 +21,11 @@ SMALL = Stage(
     "--env.time-limit 80",
 )
 WITHOUT = {"free nats": "--agent.free-nats 0", "two-hot": "--agent.numbers gaussian"}
+POLE = SMALL._replace(
+    settings="--env CartPole-v1 --agent dreamer_v3 --preset debug --prefill 60 --eval-every 0 "
+    "--report-every 0"
+)
+TASKS = {"race": Task(SMALL, WITHOUT), "pole": Task(POLE, WITHOUT)}
 SCRIPT = Path(__file__).parents[2] / "experiments" / "ablations.py"
 
 
@@ -37,13 +42,13 @@ def test_each_part_is_left_out_once_and_a_stopped_command_goes_on(tmp_path, caps
         return 130 if len(told) == 2 else race(settings)
 
     command = ["--out", str(tmp_path), "--episodes", "3", "--average", "2", "--seeds", "4"]
-    assert ablate(command, SMALL, WITHOUT, run) == 130
+    assert ablate(command, TASKS, run) == 130
     first, second = told
     assert "--agent.free-nats" not in first
     assert second[second.index("--agent.free-nats") + 1] == "0" and len(second) == len(first) + 2
     assert (tmp_path / "ablations.md").read_text().count("\n| ") == 1  # the whole alone
     evaluated = (tmp_path / "nothing-seeds4" / "evaluation.json").stat().st_mtime_ns
-    assert ablate([*command, "--only", "free nats"], SMALL, WITHOUT, run) == 0
+    assert ablate([*command, "--only", "free nats"], TASKS, run) == 0
     assert len(told) == 3  # the whole was not run again,
     again = (tmp_path / "nothing-seeds4" / "evaluation.json").stat().st_mtime_ns
     assert again == evaluated  # nor driven
@@ -58,6 +63,7 @@ def test_each_part_is_left_out_once_and_a_stopped_command_goes_on(tmp_path, caps
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--task", "golf"], "--task golf is unknown; use one of race, pole"),
         (["--only", "wings"], "--only wings is unknown; use one of free nats, two-hot"),
         (["--average", "3"], "--average=3 cannot be: without nothing 2 checkpoints are kept"),
         (["--seeds", "2:1"], "seeds"),
@@ -68,7 +74,7 @@ def test_refusals_come_before_the_first_run(tmp_path, capsys, words, message):
     def never(settings):
         raise AssertionError
 
-    assert ablate(["--out", str(tmp_path / "x"), *words], SMALL, WITHOUT, never) == 2
+    assert ablate(["--out", str(tmp_path / "x"), *words], TASKS, never) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
 
 
@@ -87,15 +93,28 @@ def test_differences_are_paired(tmp_path):
     assert [row["track"] for row in held_out(tmp_path)] == [str(t) for t in range(10, 15)] * 4
 
 
-def test_the_script_leaves_out_one_thing_each():
+@pytest.mark.usefixtures("compiled_once")
+def test_any_environment_can_be_the_task(tmp_path, capsys):
+    words = ["--task", "pole", "--only", "free nats", "--seeds", "0:2", "--average", "1"]
+    assert ablate([*words, "--out", str(tmp_path), "--episodes", "3"], TASKS) == 0
+    out = capsys.readouterr().out
+    assert "train.py --cycles 2 --env CartPole-v1" in out and "car_racing.py" not in out
+    assert "whole laps" not in (tmp_path / "ablations.md").read_text()
+    assert [row["group"] for row in held_out(tmp_path)] == ["nothing"] * 6 + ["free nats"] * 6
+    assert ablate([*words, "--out", str(tmp_path), "--episodes", "3"], TASKS, None) == 0  # goes on
+
+
+@pytest.mark.parametrize("task", ["race", "swingup"])
+def test_the_script_leaves_out_one_thing_each(task):
     spec = importlib.util.spec_from_file_location("ablations_script", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    plain = by_full_name(to_dict(planned(shlex.split(script.WHOLE.settings))))
+    whole, without = script.TASKS[task]
+    plain = by_full_name(to_dict(planned(shlex.split(whole.settings))))
     seen = set()
-    for name, words in script.WITHOUT.items():
-        own = by_full_name(to_dict(planned(shlex.split(f"{script.WHOLE.settings} {words}"))))
+    for name, words in without.items():
+        own = by_full_name(to_dict(planned(shlex.split(f"{whole.settings} {words}"))))
         changed = {key: own[key] for key in own if own[key] != plain[key]}
         assert changed and len(changed) == words.count("--"), name
         seen.add(tuple(changed.items()))
-    assert len(seen) == len(script.WITHOUT)
+    assert len(seen) == len(without)
