@@ -19,7 +19,7 @@ from dreamer_jax.training.comparison_data import read_evaluation
 from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.run_folder import write_atomic
 from dreamer_jax.training.stages import Stage, check_kept, train_stages
-from dreamer_jax.training.statistics import crossed_interval
+from dreamer_jax.training.statistics import crossed_interval, least_difference
 
 WHOLE = "nothing"  # is left out
 
@@ -137,6 +137,12 @@ def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, s
     if seeds == 1:
         over = "held-out tracks: what another seed would give is not in them"
     text = f"Differences are paired: the same seeds and tracks. Intervals are over {over}."
+    if seeds > 1:
+        least, std = least_difference([own.mean(axis=1) for own in returns.values()])
+        text += (
+            f" Seeds of a row scatter by {std:.1f} (standard deviation over all rows), so that two "
+            f"rows chosen beforehand differ, at 95%, where {least:.1f} or more lie between them."
+        )
     write_atomic(out / "ablations.md", "\n".join([*lines, "", text, ""]))
 
 

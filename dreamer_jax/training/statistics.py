@@ -1,4 +1,4 @@
-"""Summary statistics of episode returns, with bootstrap intervals (NumPy only)."""
+"""Summary statistics of episode returns, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 _CHUNK_VALUES = 4_000_000  # resampled values held at once: 32 MB
 
@@ -84,6 +85,24 @@ def percentile_interval(estimates: np.ndarray, confidence: float = 0.95) -> tupl
     tail = (1.0 - confidence) / 2.0
     low, high = np.quantile(estimates, [tail, 1.0 - tail])
     return float(low), float(high)
+
+
+def least_difference(x: ArrayLike, confidence: float = 0.95) -> tuple[float, float]:
+    """How far two rows' means must lie apart, and the standard deviation within rows it is from.
+
+    x: [r rows, n seeds], one number a seed. Fisher's least significant difference,
+    t sqrt(2 s^2 / n) with s^2 pooled over all rows and r (n - 1) degrees of freedom: it holds for a
+    pair chosen beforehand, where rows scatter alike. Where a bootstrap of a few seeds is too narrow
+    this is not. Raises ValueError with fewer than two seeds, and as `bootstrap_interval`.
+    """
+    values = _finite(x)
+    _check(confidence)
+    rows, seeds = values.shape
+    if seeds < 2:
+        raise ValueError("two seeds or more are needed")
+    variance = float(values.var(axis=1, ddof=1).mean())
+    t = float(stdtrit(rows * (seeds - 1), (1.0 + confidence) / 2.0))
+    return t * np.sqrt(2.0 * variance / seeds), np.sqrt(variance)
 
 
 def _check(confidence: float) -> None:

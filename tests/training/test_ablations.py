@@ -89,6 +89,8 @@ def test_differences_are_paired(tmp_path):
     write(tmp_path, {WHOLE: driven(0), "a": driven(-7)}, {WHOLE: "", "a": "--agent.a 0"})
     text = (tmp_path / "ablations.md").read_text()
     assert "| -7.0 (-7.0 .. -7.0) | 40% |" in text and "2 seeds and held-out tracks" in text
+    # Seeds lie 50 apart, a variance of 1250; with 2 degrees of freedom t is 4.303.
+    assert "scatter by 35.4 (" in text and "where 152.1 or more" in text
     assert "(425.0" not in text and "| nothing |  | 425.0 (" in text
     assert [row["track"] for row in held_out(tmp_path)] == [str(t) for t in range(10, 15)] * 4
 
