@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from dreamer_jax.errors import UserError
+from dreamer_jax.training.ablation_figure import ablation_figure
 from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average, check_tracks
 from dreamer_jax.training.command import guarded
 from dreamer_jax.training.comparison_csv import HELD_OUT_COLUMNS, write_csv
@@ -114,7 +115,7 @@ def _driven(folder: Path, options: AblationConfig, cycle: int) -> dict[int, Any]
 
 
 def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, str]) -> None:
-    """ablations.md and held_out.csv of what has been driven so far."""
+    """ablations.md, ablations.png and held_out.csv of what has been driven so far."""
     returns = {part: np.array([own["returns"] for own in x.values()]) for part, x in done.items()}
     rows = [
         (part, seed, track, value)
@@ -137,6 +138,7 @@ def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, s
     if seeds == 1:
         over = "held-out tracks: what another seed would give is not in them"
     text = f"Differences are paired: the same seeds and tracks. Intervals are over {over}."
+    least = None
     if seeds > 1:
         least, std = least_difference([own.mean(axis=1) for own in returns.values()])
         text += (
@@ -144,6 +146,7 @@ def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, s
             f"rows chosen beforehand differ, at 95%, where {least:.1f} or more lie between them."
         )
     write_atomic(out / "ablations.md", "\n".join([*lines, "", text, ""]))
+    ablation_figure(out / "ablations.png", returns, least)
 
 
 def _cell(values: np.ndarray, sign: str = "") -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dreamer_jax.training.ablations import WHOLE, Task, ablate, write
 from dreamer_jax.training.command import planned, race
@@ -91,6 +92,8 @@ def test_differences_are_paired(tmp_path):
     assert "| -7.0 (-7.0 .. -7.0) | 40% |" in text and "2 seeds and held-out tracks" in text
     # Seeds lie 50 apart, a variance of 1250; with 2 degrees of freedom t is 4.303.
     assert "scatter by 35.4 (" in text and "where 152.1 or more" in text
+    with Image.open(tmp_path / "ablations.png") as picture:
+        assert len(picture.convert("RGB").getcolors(1 << 24)) > 10  # something is drawn
     assert "(425.0" not in text and "| nothing |  | 425.0 (" in text
     assert [row["track"] for row in held_out(tmp_path)] == [str(t) for t in range(10, 15)] * 4
 
