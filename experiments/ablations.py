@@ -6,15 +6,14 @@
 
 race: for each part 65 cycles (66 000 frames) of the recipe's first stage, then the same 100
 held-out tracks. swingup: DeepMind control's cartpole from vectors by small networks, 60 cycles
-(124 000 frames), where four learners in one program take no longer than one of the race does for
+(123 000 frames), where four learners in one program take no longer than one of the race does for
 20; then 100 held-out episodes. runs/ablations-TASK/ablations.md has the differences. Ctrl-C saves;
 the same command goes on.
 """
 
 import sys
 
-from dreamer_jax.training.ablations import Task, ablate
-from dreamer_jax.training.stages import Stage
+from dreamer_jax.training.stage import Stage, Task
 
 DREAMER_V3 = {
     # of the world model
@@ -66,4 +65,6 @@ if __name__ == "__main__":  # environment workers import this file too, and must
     from dreamer_jax.training.huge_pages import restart_with_huge_pages
 
     restart_with_huge_pages()
+    from dreamer_jax.training.ablations import ablate
+
     sys.exit(ablate(sys.argv[1:], TASKS))

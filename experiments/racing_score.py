@@ -9,7 +9,7 @@ goes on. What each setting is for, and what was tried before it, is in docs/raci
 
 import sys
 
-from dreamer_jax.training.stages import Stage, score
+from dreamer_jax.training.stage import Stage
 
 RECIPE = (
     # To learn to drive: gentler steering, a step size that falls, imagination from the last 16
@@ -31,4 +31,6 @@ if __name__ == "__main__":  # environment workers import this file too, and must
     from dreamer_jax.training.huge_pages import restart_with_huge_pages
 
     restart_with_huge_pages()
+    from dreamer_jax.training.stages import score
+
     sys.exit(score(sys.argv[1:], RECIPE))

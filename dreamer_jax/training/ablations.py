@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tyro
@@ -19,19 +19,13 @@ from dreamer_jax.training.comparison_csv import HELD_OUT_COLUMNS, write_csv
 from dreamer_jax.training.comparison_data import read_evaluation
 from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.run_folder import write_atomic
-from dreamer_jax.training.stages import Stage, check_kept, train_stages
+from dreamer_jax.training.stage import Stage, Task
+from dreamer_jax.training.stages import check_kept, train_stages
 from dreamer_jax.training.statistics import crossed_interval, least_difference
 
 WHOLE = "nothing"  # is left out
 
 Run = Callable[[Sequence[str]], int]
-
-
-class Task(NamedTuple):
-    """What is learnt whole, and what the options of a run without each part are besides."""
-
-    whole: Stage
-    without: Mapping[str, str]
 
 
 @dataclass(frozen=True)

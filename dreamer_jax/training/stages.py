@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import tyro
 
@@ -21,16 +21,9 @@ from dreamer_jax.training.config import check, from_dict, to_dict
 from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.rules import CHANGEABLE
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
+from dreamer_jax.training.stage import Stage
 
 SCORE_NAME = "score.json"
-
-
-class Stage(NamedTuple):
-    """Settings that hold until the run has done `cycles`: options of car_racing.py, or of train.py
-    where those of the first stage name --env."""
-
-    cycles: int
-    settings: str
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dreamer_jax.training.ablations import WHOLE, Task, ablate, write
+from dreamer_jax.training.ablations import WHOLE, ablate, write
 from dreamer_jax.training.command import planned, race
 from dreamer_jax.training.comparison_data import by_full_name
 from dreamer_jax.training.config import to_dict
-from dreamer_jax.training.stages import Stage
+from dreamer_jax.training.stage import Stage, Task
 
 SMALL = Stage(
     2,

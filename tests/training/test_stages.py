@@ -2,13 +2,17 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from logged import lines, updates
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.command import race
-from dreamer_jax.training.stages import SCORE_NAME, Stage, score, train_stages
+from dreamer_jax.training.stage import Stage
+from dreamer_jax.training.stages import SCORE_NAME, score, train_stages
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 SMALL = "--agent dreamer_v3 --preset debug --prefill 60 --eval-every 0 --report-every 0"
@@ -95,3 +99,13 @@ def test_the_same_command_goes_on_and_scores(stopped, capsys):
     shutil.copytree(kept / "00000002", kept / "00000001")  # as of a run with a larger --keep
     assert score([*command[:-1], "3"], STAGES) == 0
     assert "mean of the weights of cycles 1, 2, 3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("script", ["ablations.py", "racing_score.py"])
+def test_scripts_are_light_for_environment_workers(script):
+    path = str(Path(__file__).parents[2] / "experiments" / script)
+    look = (
+        f"import runpy, sys; runpy.run_path({path!r}, run_name='__mp_main__'); "
+        "sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
