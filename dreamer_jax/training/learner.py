@@ -1,4 +1,4 @@
-"""The jitted entry points of an agent: the only places where jit stands.
+"""The jitted entry points of an agent.
 
 Everything has a leading axis S of independent learners, also when S = 1.
 """
