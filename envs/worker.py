@@ -96,7 +96,8 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
     Answers ("spaces", observation_space, action_space, players, discrete) once, then ("done",) per
     order, or ("error", environment, text, is_value_error) once, after which the process ends.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the group; the parent decides
+    for each in (signal.SIGINT, signal.SIGTERM):  # reaches the group; the parent decides
+        signal.signal(each, signal.SIG_IGN)
     envs: list[Env] = []
     current = first  # the environment an error is about
     try:

@@ -4,7 +4,8 @@ driven by the mean of the weights of its last nine checkpoints.
     python experiments/racing_score.py --seed 0
 
 285 000 frames, 75 minutes on one quick CPU core and up to five times that on a slow one. Ctrl-C
-saves; the same command goes on. What each setting is for, and what was tried before it, is in docs/racing.md.
+saves; the same command goes on. What each setting is for, and what was tried before it, is in
+docs/racing.md.
 """
 
 import sys

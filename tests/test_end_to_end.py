@@ -207,10 +207,15 @@ def kill_while_it_writes_a_checkpoint(folder):
 
 
 def stop_it_politely(folder, capsys):
-    """SIGTERM amidst a cycle: the cycle is finished and saved."""
+    """SIGTERM to all its processes amidst a cycle: the cycle is finished and saved."""
     before = steps(folder)[-1]
+
+    def ask(run):
+        for pid in (*(each.process.pid for each in run.env._workers), os.getpid()):
+            os.kill(pid, signal.SIGTERM)
+
     with pytest.MonkeyPatch.context() as patch:
-        before_cycle(patch, 1, lambda run: os.kill(os.getpid(), signal.SIGTERM))
+        before_cycle(patch, 1, ask)
         assert race(["--resume", str(folder)]) == 128 + signal.SIGTERM
     assert steps(folder)[-1] == before + 1
     assert (

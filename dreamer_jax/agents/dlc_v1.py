@@ -54,6 +54,7 @@ LOSSES = (
     "loss/actor",
     "loss/critic",
 )
+NORMS = ("grad_norm/model", "grad_norm/critic")  # the actor's is in its loss, see `update_actor`
 
 
 class Seen(NamedTuple):
@@ -120,7 +121,7 @@ def make_dlc_v1(config: DLCConfig, spec: Spec) -> Agent:
         return arrays | {"value": value, "return": imagined.returns}
 
     axes = DLCState(0, 0, 0, 0, 0, 0, 0, None)
-    return Agent(init, carry, act, update, report, axes, LOSSES)
+    return Agent(init, carry, act, update, report, axes, LOSSES + NORMS)
 
 
 def learn_model(parts, config, optimisers: Optimisers, state: DLCState, batch, key):
@@ -288,6 +289,8 @@ def update_actor(dream: Dream, state: DLCState, actor_tx):
 
     actor, opt, (features, imagined, metrics), norm = jax.lax.cond(due, learn, imagine_only, None)
     metrics["grad_norm/actor"] = norm  # nan: no actor update
+    bad = due & ~jnp.isfinite(norm)
+    metrics["loss/actor"] = jnp.where(bad, jnp.nan, metrics["loss/actor"])
     return actor, opt, *jax.lax.stop_gradient((features, imagined)), metrics
 
 

@@ -47,12 +47,12 @@ class DreamerV2Config(CategoricalConfig):
     """Largest norm of the gradient that the returns of one rollout send back to one of its states,
     in reward units (0: no limit)."""
     model_lr: float = 2e-4
-    """AdamW's step size for the world model."""
+    """Adam's step size for the world model."""
     actor_lr: float = 4e-5
-    """AdamW's step size for the actor."""
+    """Adam's step size for the actor."""
     value_lr: float = 1e-4
-    """AdamW's step size for the value network."""
+    """Adam's step size for the value network."""
     weight_decay: float = 1e-6
-    """Of AdamW."""
+    """Share of every weight that an update takes, whatever the step size."""
     clip: float = 100.0
     """Largest global gradient norm of each."""

@@ -41,7 +41,7 @@ from dreamer_jax.ops.returns import lambda_returns, survival_weights
 from dreamer_jax.types import Agent, DiscreteState, Metrics, Params, Spec, Transition
 from dreamer_jax.world_models import discrete_rssm
 
-LOSSES = ("loss/total",)
+LOSSES = ("loss/total", "grad_norm/all")
 sg = jax.lax.stop_gradient
 
 

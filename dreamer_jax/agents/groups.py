@@ -32,6 +32,7 @@ from dreamer_jax.world_models.model import WorldModel
 
 GROUPS = ("model", "actor", "value")
 LOSSES = ("loss/model", "loss/actor", "loss/value")
+NORMS = ("grad_norm/model", "grad_norm/actor", "grad_norm/value")
 sg = jax.lax.stop_gradient
 
 
@@ -204,4 +205,4 @@ def make_group_agent(
         arrays = pictures.look(pictures.of(world, model), batch, posterior)
         return arrays | {"value": values, "return": returns}
 
-    return Agent(init, carry, act, update, report, AXES, LOSSES)
+    return Agent(init, carry, act, update, report, AXES, LOSSES + NORMS)

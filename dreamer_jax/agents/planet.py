@@ -31,6 +31,8 @@ from dreamer_jax.world_models.dynamics import gaussian_dynamics
 from dreamer_jax.world_models.model import WorldModel
 from dreamer_jax.world_models.rssm import RSSM
 
+WATCHED = ("loss/model", "grad_norm/model")
+
 
 @struct.dataclass
 class PlaNetState:
@@ -101,7 +103,7 @@ def make_planet(config: PlaNetConfig, spec: Spec) -> Agent:
         return pictures.look(pictures.of(world, state.model), batch, posterior)
 
     axes = PlaNetState(0, 0, None)
-    return Agent(init, carry, act, update, report, axes, ("loss/model",))
+    return Agent(init, carry, act, update, report, axes, WATCHED)
 
 
 def plan(
@@ -155,7 +157,7 @@ def overshoot(
     """Latent overshooting (equation 7): mean KL of the posterior from priors 2 .. D steps ahead.
 
     The posterior is a target here, without gradient. Predictions across the end of an episode do
-    not count.
+    not count. Free nats are free for each state, as in the authors' program.
     """
     sg = jax.lax.stop_gradient
     length, depth = batch.reward.shape[0], config.overshooting
@@ -172,6 +174,7 @@ def overshoot(
         if ahead == 1:
             continue  # the ordinary KL
         truth = sg((posterior.mean[window], posterior.std[window]))
-        total += jnp.sum(same * gaussian.kl(*truth, latent.mean, latent.std))
+        kl = jnp.maximum(gaussian.kl(*truth, latent.mean, latent.std), config.free_nats)
+        total += jnp.sum(same * kl)
         count += jnp.sum(same)
     return total / jnp.maximum(count, 1.0)

@@ -120,7 +120,7 @@ def fitted(
 
 def _painted(side: int, layers: tuple[Layer, ...]) -> int:
     for _, kernel, stride in layers:
-        side = side * stride + max(kernel - stride, 0)
+        side = (side - 1) * stride + kernel
     return side
 
 

@@ -19,9 +19,14 @@ def clipped_adam(
 def clipped_adamw(
     learning_rate: float, eps: float, clip: float, decay: float
 ) -> optax.GradientTransformation:
-    """AdamW behind a clip of the global gradient norm."""
-    adamw = optax.adamw(learning_rate, eps=eps, weight_decay=decay)
-    return optax.chain(optax.clip_by_global_norm(clip), adamw)
+    """AdamW behind a clip of the global gradient norm.
+
+    A step takes the share `decay` of every weight, not multiplied by the step size: as in
+    Loshchilov & Hutter (2019, algorithm 2) and DreamerV2's program, unlike `optax.adamw`.
+    """
+    adam = optax.adam(learning_rate, eps=eps)
+    shrink = optax.add_decayed_weights(-decay)  # behind the step size
+    return optax.chain(optax.clip_by_global_norm(clip), adam, shrink)
 
 
 def ema(target, online, rate: float):

@@ -128,20 +128,26 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
     """The agent of the run in `path`, warnings printed.
 
     Raises:
-      UserError: no checkpoint, or fewer than are to be averaged.
+      UserError: no checkpoint, or fewer than are to be averaged; an environment or networks that
+        cannot be made, as where an extra is not installed.
     """
-    probe = make_env(config.env)()
-    spec = spec_of(probe)
-    probe.close()
-    agent = make_agent(config, spec)
+    try:
+        probe = make_env(config.env)()
+        spec = spec_of(probe)
+        probe.close()
+        agent = make_agent(config, spec)
+    except ValueError as error:  # what environment or networks say of their options
+        raise UserError(str(error)) from error
     checkpoints = Checkpointer(path / "checkpoints")
 
     def read(step: int | None) -> tuple[Any, int, list[int]]:
-        template, host = checkpoint_template(agent, spec, config, checkpoints, step)
-        restored = checkpoints.restore(template, step, "agent")  # the replay would take seconds
-        for warning in restored.warnings:
+        found = checkpoints.find(step)  # once: a run under way may save another meanwhile
+        for warning in found.warnings:
             print(f"warning: {warning}")
-        return restored.arrays, restored.step, host["seeds"]
+        template = checkpoint_template(agent, spec, config, found.host)
+        # all of it would take seconds, for the replay
+        restored = checkpoints.restore(template, found.step, "agent")
+        return restored.arrays, found.step, found.host["seeds"]
 
     state, newest, seeds = read(options.checkpoint)
     if options.average > 1:

@@ -51,7 +51,7 @@ _CHUNK_BYTES = 16_000_000
 
 @dataclass(frozen=True)
 class Restored:
-    """What `Checkpointer.restore` found; `warnings` names the damaged checkpoints passed over."""
+    """What a `Checkpointer` found; `warnings` names the damaged checkpoints passed over."""
 
     step: int
     arrays: PyTree
@@ -127,13 +127,13 @@ class Checkpointer:
         arrays = _read_tree(folder, wanted, numbers)
         return Restored(found, arrays, _read_host(folder), warnings)
 
-    def restore_host(self, step: int | None = None) -> dict[str, Any]:
-        """The host values of the checkpoint that `restore` would read, without its arrays.
+    def find(self, step: int | None = None) -> Restored:
+        """The checkpoint that `restore` would read, without its arrays (None).
 
         Raises UserError as `restore`, the structure apart.
         """
-        found, _, _ = self._newest_whole(step)
-        return _read_host(self._folder(found))
+        found, _, warnings = self._newest_whole(step)
+        return Restored(found, None, _read_host(self._folder(found)), warnings)
 
     def _folder(self, step: int) -> Path:
         return self.directory / f"{step:08d}"

@@ -33,7 +33,7 @@ from envs import RACE
 from envs.make import HELD_OUT
 
 FIGURE_NAME = "comparison.png"
-RESERVED = ("--arm", "--seed", "--out", "--resume", "--preset")
+RESERVED = ("--arm", "--seed", "--seeds", "--sweep", "--out", "--resume", "--preset")
 HIGHEST_RETURN = 1000.0  # all tiles of a track together
 
 
@@ -148,7 +148,7 @@ def _check(config: CompareConfig, extra: Sequence[str]) -> None:
     for option in extra:
         if (name := option.split("=")[0]) in RESERVED:
             raise UserError(
-                f"{name} after -- cannot be: compare.py sets it for every run (--seeds, --arms, "
+                f"{name} after -- cannot be: each run is one seed of one arm (--seeds, --arms, "
                 "--out and --preset stand before the --)"
             )
     for name in ("jobs", "episodes"):

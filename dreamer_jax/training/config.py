@@ -57,8 +57,8 @@ class EnvConfig:
     """Training episodes lose so much reward a frame, times the share of wheels off the road (0:
     none; evaluations never do)."""
     limit_ends: bool = False
-    """Nothing is expected after the time limit of training episodes, as nothing is after a finished
-    lap (else driving too slowly to finish promises more than finishing)."""
+    """Of the races: nothing is expected after the time limit of training episodes, as nothing is
+    after a finished lap (else driving too slowly to finish promises more than finishing)."""
     off_road_ends: bool = False
     """The paper's rule: all wheels off the road end the episode with -100."""
     backwards_ends: bool = False

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from dreamer_jax.errors import UserError
+from envs import RACE
 
 if TYPE_CHECKING:
     from dreamer_jax.training.config import RunConfig
@@ -26,6 +27,7 @@ EPISODE_RULES = (
     "env.backwards_ends",
     "env.both_ways",
 )
+OF_THE_RACES = (*EPISODE_RULES, "env.steer_scale", "env.cars")  # other environments have none
 CHANGEABLE = ("cycles", "replay", *WATCHING, *EPISODE_RULES)  # when a run goes on
 
 AT_LEAST_ONE = [
@@ -190,11 +192,37 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
         ),
         (
             "sweep",
-            all(_has(config, name) for m in config.members for name, _ in m.values),
+            all(_has(config, name) for name in _swept(config)),
             f"the agent {config.algorithm} has no such setting",
         ),
+        (
+            "sweep",
+            config.arm == "ddim" or not any(x.startswith("generated.") for x in _swept(config)),
+            f"with --arm={config.arm} nothing is generated, and the learners would be the same",
+        ),
+        (
+            "pretrain",
+            not config.pretrain or -(-config.prefill // config.envs) >= config.length,
+            f"--prefill={config.prefill} gives {config.envs} environments no sequence of "
+            f"{config.length} records to train on; use --prefill {config.envs * config.length} or "
+            "more, or --pretrain 0",
+        ),
+        *_elsewhere(config),
         *_OF_THE_AGENT[config.algorithm](config),
     ]
+
+
+def _swept(config: RunConfig) -> set[str]:
+    return {name for member in config.members for name, _ in member.values}
+
+
+def _elsewhere(config: RunConfig) -> list[tuple[str, bool, str]]:
+    """Off the races nothing follows their rules."""
+    if config.env.id == RACE:
+        return []
+    plain = type(config)()
+    remedy = f"it is for {RACE} alone, not for {config.env.id}; leave it out"
+    return [(name, _get(config, name) == _get(plain, name), remedy) for name in OF_THE_RACES]
 
 
 def _of_dlc_v1(config: RunConfig) -> list[tuple[str, bool, str]]:

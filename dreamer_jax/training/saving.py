@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ import numpy as np
 
 from dreamer_jax import replay
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig
 from dreamer_jax.training.devices import put, spread
 from dreamer_jax.training.learner import empty_replay, record_spec
@@ -50,8 +50,9 @@ def save_run(run: Run) -> None:
 
 def load_run(run: Run, before: RunConfig | None) -> list[str]:
     """See `Run.load`."""
-    template, _ = checkpoint_template(run.agent, run.spec, run.config, run.checkpoints)
-    restored = run.checkpoints.restore(template)
+    found = run.checkpoints.find()
+    template = checkpoint_template(run.agent, run.spec, run.config, found.host)
+    restored = run.checkpoints.restore(template, found.step)
     host, arrays = restored.host, restored.arrays
     if run.scenes is not None and host["scenes"] != run.scenes.digest:
         raise UserError(
@@ -69,22 +70,13 @@ def load_run(run: Run, before: RunConfig | None) -> list[str]:
     run.collector.set_state(host["collector"], rules == episode_rules(run.config))
     for driver, state in zip(run.drivers, host["drivers"], strict=True):
         driver.set_state(state)
-    return restored.warnings
+    return found.warnings
 
 
 def checkpoint_template(
-    agent: Agent,
-    spec: Spec,
-    config: RunConfig,
-    checkpoints: Checkpointer,
-    step: int | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Shapes of a run's checkpoint, and the host part of the one that would be restored.
-
-    Raises:
-      UserError: there is no whole checkpoint.
-    """
-    host = checkpoints.restore_host(step)
+    agent: Agent, spec: Spec, config: RunConfig, host: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Shapes of the checkpoint of a run whose host part this is."""
     learners = len(host["seeds"])
 
     def build():
@@ -99,4 +91,4 @@ def checkpoint_template(
             "healthy": jnp.ones(learners, bool),
         }
 
-    return jax.eval_shape(build), host
+    return jax.eval_shape(build)

@@ -1,12 +1,15 @@
 """What an update moves, what it does not, and that it learns; on a network of a few neurons."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from tiny import AGENT, BATCH, CONFIG, LENGTH, SPEC, paint, play, update
 
-from dreamer_jax.agents.dlc_v1 import make_dlc_v1
+from dreamer_jax.agents.dlc_v1 import make_dlc_v1, update_actor
 from dreamer_jax.agents.dlc_v1_config import DLCConfig
 from dreamer_jax.agents.dlc_v1_parts import make_optimisers, make_parts
 from dreamer_jax.agents.pictures import CONTEXT
@@ -366,9 +369,21 @@ def test_open_loop_sees_the_frame_that_begins_an_episode(fresh, batch):
 
 def test_losses_are_metrics_and_shared_parts_are_marked(fresh, batch):
     metrics = step(fresh, batch)[1]
-    assert set(AGENT.losses) <= set(metrics)
+    assert {"grad_norm/model", "grad_norm/critic"} < set(AGENT.losses) <= set(metrics)
     assert all(value.shape == () for value in metrics.values())
     assert AGENT.axes.step is None and AGENT.axes.model == 0
+
+
+@pytest.mark.parametrize(("weight", "step"), [(0.0, 1), (0.0, 0), (4.0, 1)])
+def test_an_actor_gradient_that_is_not_finite_shows_in_its_loss(weight, step):
+    """The square root at 0 is finite, its gradient is not; an update without a gradient is."""
+    config = SimpleNamespace(actor_interval=2, actor_warmup=0)
+    metrics = jnp.zeros(3), jnp.zeros(3), {"loss/actor": jnp.sqrt(weight)}
+    dream = SimpleNamespace(config=config, run=lambda actor: (jnp.sqrt(actor), metrics))
+    tx, actor = optax.sgd(0.1), jnp.array(weight)
+    state = SimpleNamespace(actor=actor, actor_opt=tx.init(actor), step=jnp.int32(step))
+    got = update_actor(dream, state, tx)[-1]["loss/actor"]
+    assert np.isnan(got) if step and not weight else got == np.sqrt(weight)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """DreamerV1, V2 and PlaNet: which loss moves what, their own rules, and that they learn."""
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -57,11 +58,15 @@ def test_it_learns_which_action_is_rewarded(name):
     agent = make(config, spec)
     state, metrics = learn(agent, spec, 300, KEY)
     assert metrics["loss/reward"][-10:].mean() < 0.5 * metrics["loss/reward"][:10].mean()
+    assert {name for name in metrics if name.startswith("grad_norm/")} < set(agent.losses)
     assert all(np.all(np.isfinite(metrics[loss])) for loss in agent.losses)
     assert np.mean(greedy(agent, spec, state, KEY)[:, -1]) > 0.8
 
 
-@pytest.mark.parametrize(("make", "config"), [(make_dreamer_v1, V1), (make_dreamer_v2, V2)])
+@pytest.mark.parametrize(
+    ("make", "config"),
+    [(make_dreamer_v1, V1), (make_dreamer_v2, replace(V2, weight_decay=0.0))],
+)
 def test_each_group_learns_at_its_own_rate(make, config):
     """With the others' step sizes at (nearly) zero, one group alone moves."""
     batch, rates = play(DISCRETE, 0), ("model_lr", "actor_lr", "value_lr")
@@ -298,8 +303,12 @@ def test_latent_overshooting_by_hand():
     posterior = LatentState(mean, mean, mean, jnp.ones_like(mean))
     first = jnp.zeros((5, 1), bool)
     batch = Transition({}, jnp.zeros((5, 1, 1)), jnp.zeros((5, 1)), first, first)
-    config = replace(PLANET, overshooting=3)
-    kl = jax.jit(lambda b: planet.overshoot(Doubling(), config, None, posterior, b, KEY))
+    config = replace(PLANET, overshooting=3, free_nats=0.0)
+
+    @partial(jax.jit, static_argnums=1)
+    def kl(batch, config=config):
+        return planet.overshoot(Doubling(), config, None, posterior, batch, KEY)
+
     # Starts 0 and 1: means 1, 2 become 4, 8 two steps and 8, 16 three steps ahead.
     pairs = [(3.0, 4.0), (4.0, 8.0), (4.0, 8.0), (5.0, 16.0)]
     ones = jnp.ones(1)
@@ -308,6 +317,9 @@ def test_latent_overshooting_by_hand():
     # An episode that begins at record 3 leaves one prediction: from record 0 to record 2.
     cut = batch.replace(is_first=first.at[3].set(True))
     assert float(kl(cut)) == pytest.approx(float(by_hand[0]), rel=1e-5)
+    # Of KLs 0.5, 8, 8 and 60.5 a free nat for each leaves 1, 8, 8 and 60.5.
+    free = np.mean([1.0, 8.0, 8.0, 60.5])
+    assert float(kl(batch, replace(config, free_nats=1.0))) == pytest.approx(free, rel=1e-5)
 
 
 def test_too_much_overshooting_is_refused():

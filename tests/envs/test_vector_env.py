@@ -300,18 +300,28 @@ def test_an_interrupted_step_is_not_played_on(monkeypatch):
             envs.step(np.zeros((2, 2)))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_leaves_the_environments_at_work(number):
+    """Whoever started them decides: a cycle can be finished and saved."""
+    with counting(2, num_workers=2) as envs:
+        for each in envs._workers:
+            os.kill(each.process.pid, number)
+        assert envs.step(np.zeros((2, 2))).given.all()
+
+
 SCRIPT = """  # unguarded: a worker that imported it would start workers of its own
 import os, signal
 from envs.make import EpisodeSeeds, MakeEnv
 from envs.vector import VectorEnv
 envs = VectorEnv(MakeEnv("DreamerCarRacing-v3"), [EpisodeSeeds(0), EpisodeSeeds(1)], 2)
 print(*(each.process.pid for each in envs._workers), flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
 """
+KILLED = SCRIPT + "os.kill(os.getpid(), signal.SIGKILL)"
 
 
-def test_workers_leave_the_script_alone_and_end_with_their_parent(tmp_path):
-    (tmp_path / "script.py").write_text(SCRIPT)
+@pytest.mark.parametrize("script", [SCRIPT, KILLED])
+def test_workers_leave_the_script_alone_and_end_with_their_parent(script, tmp_path):
+    (tmp_path / "script.py").write_text(script)
     path = os.pathsep.join(filter(None, sys.path))
     result = subprocess.run(
         [sys.executable, tmp_path / "script.py"],

@@ -3,10 +3,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from dreamer_jax.ops import gaussian
 from dreamer_jax.ops.keys import named_key
-from dreamer_jax.ops.optimisers import clipped_adam, ema
+from dreamer_jax.ops.optimisers import clipped_adam, clipped_adamw, ema
 from dreamer_jax.ops.transforms import symexp, symlog
 from dreamer_jax.ops.trees import select
 
@@ -75,6 +76,16 @@ def test_clipped_adam_by_hand():
     updates, _ = tx.update(jnp.array([3.0, 4.0]), tx.init(params), params)
     want = [-0.1 * 0.6 / 0.8, -0.1 * 0.8 / 1.0]
     np.testing.assert_allclose(optax.apply_updates(params, updates), want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.1, 1e-4])
+def test_the_decay_of_weights_by_hand(rate):
+    """It takes its share whatever the step size."""
+    tx = clipped_adamw(rate, eps=0.2, clip=1.0, decay=0.01)
+    params = jnp.array([2.0, -3.0])
+    updates, _ = tx.update(jnp.array([3.0, 4.0]), tx.init(params), params)
+    step = np.array([-rate * 0.6 / 0.8, -rate * 0.8 / 1.0])
+    np.testing.assert_allclose(updates, step - [0.02, -0.03], rtol=1e-4)
 
 
 def test_ema_by_hand():

@@ -71,7 +71,7 @@ def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch):
     monkeypatch.setattr(assess, "spec_of", lambda env: None)
     monkeypatch.setattr(assess, "make_agent", lambda config, spec: None)
     template = {"agent": {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}}
-    monkeypatch.setattr(assess, "checkpoint_template", lambda *args: (template, {"seeds": [3]}))
+    monkeypatch.setattr(assess, "checkpoint_template", lambda *args: template)
 
     def weights(**options):
         loaded = assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig(**options))
@@ -82,6 +82,17 @@ def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch):
     assert weights(average=3, checkpoint=3) == (3, 370.0)
     with pytest.raises(UserError, match=r"--average=4 .* holds 3 checkpoints up to cycle 3"):
         weights(average=4, checkpoint=3)
+
+
+def test_an_environment_that_cannot_be_made_is_the_users_to_mend(tmp_path, monkeypatch):
+    """As where an extra is not installed."""
+
+    def make_env(config):
+        raise ValueError("ALE/Pong-v5: no such package; install it: pip install -e '.[atari]'")
+
+    monkeypatch.setattr(assess, "make_env", make_env)
+    with pytest.raises(UserError, match=r"install it: pip install -e '\.\[atari\]'"):
+        assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig())
 
 
 @pytest.mark.parametrize("stock", [False, True])

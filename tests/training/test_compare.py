@@ -142,6 +142,8 @@ def test_seeds_are_parsed():
         ("--seeds 0:2 --arms a,a", "--arms=a,a cannot be"),
         ("--seeds 0:2 -- --seed 4", "--seed after -- cannot be"),
         ("--seeds 0:2 -- --out=x", "--out after -- cannot be"),
+        ("--seeds 0:2 -- --seeds 0:2", "--seeds after -- cannot be"),
+        ("--seeds 0:2 -- --sweep lr=1,2", "--sweep after -- cannot be"),
         ("a=x -- --cycles 4", "use them with --seeds"),
         ("a=x a=y", "group a is named twice"),
         ("a=missing", "missing is no run"),

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from dataclasses import replace
 
 import jax
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.command import CHANGEABLE, parse, with_changes
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
-from dreamer_jax.training.presets import DEBUG, FAMILY, LAPTOP, PAPER, choose
+from dreamer_jax.training.presets import DEBUG, FAMILY, LAPTOP, PAPER, choose, for_env
 from dreamer_jax.training.rules import (
     AT_LEAST_ONE,
+    EPISODE_RULES,
     FRACTIONS,
     NOT_NEGATIVE,
     POSITIVE,
@@ -156,6 +158,34 @@ def test_defaults_are_the_published_settings():
     assert RunConfig() == PAPER
     assert (PAPER.cycle_unit, PAPER.cycle_size, PAPER.updates) == ("episodes", 1, 20)
     assert (PAPER.batch, PAPER.length, PAPER.agent.horizon, PAPER.agent.starts) == (50, 50, 15, 50)
+
+
+@pytest.mark.parametrize("name", [*EPISODE_RULES, "env.steer_scale", "env.cars"])
+def test_rules_of_the_races_are_for_the_races(name):
+    """Elsewhere they would do nothing and yet stand in config.json."""
+    config = for_env(FAMILY["dreamer_v3"]["debug"], "CartPole-v1")
+    field = name.removeprefix("env.")
+    default = getattr(config.env, field)
+    other = not default if isinstance(default, bool) else 0.5 if field == "steer_scale" else 2
+    option = re.escape("--" + name.replace("_", "-"))
+    with pytest.raises(UserError, match=f"{option}={other} cannot be: .* not for CartPole-v1"):
+        check(changed(replace(config, seeds="0:2"), name, other))
+    assert check(config)
+
+
+def test_a_sweep_over_what_nothing_uses_is_refused():
+    sweep = replace(DEBUG, sweep=("generated.fraction=0,0.5",))
+    assert check(replace(sweep, arm="ddim"))
+    with pytest.raises(UserError, match=r"--sweep.* cannot be: with --arm=baseline nothing is"):
+        check(replace(sweep, arm="baseline"))
+
+
+def test_training_on_the_drivers_records_needs_some():
+    shortest = replace(DEBUG, pretrain=1, prefill=DEBUG.envs * DEBUG.length)
+    assert check(shortest)
+    with pytest.raises(UserError, match=rf"--pretrain=1 .* --prefill {shortest.prefill} or more"):
+        check(replace(shortest, prefill=shortest.prefill - DEBUG.envs))
+    assert check(replace(shortest, prefill=0, pretrain=0))
 
 
 def test_the_step_size_falls_only_after_it_has_risen():

@@ -193,10 +193,10 @@ def test_seeds_take_the_place_of_seed():
 def test_memory_is_planned(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda: 10 * memory.GIB)  # 8 of which may be used
     ring, state = int(1.5 * memory.GIB), int(0.5 * memory.GIB)
-    assert "up to 4 would fit" in memory.plan(4, ring, state)
-    with pytest.raises(UserError, match="use 4 or fewer with --seeds"):
-        memory.plan(5, ring, state)
-    with pytest.raises(UserError, match="lower --replay to 47%"):
+    assert "up to 2 would fit" in memory.plan(2, ring, state)  # the ring counts twice
+    with pytest.raises(UserError, match="use 2 or fewer with --seeds"):
+        memory.plan(3, ring, state)
+    with pytest.raises(UserError, match="lower --replay to 23%"):
         memory.plan(1, 16 * memory.GIB, state)
     with pytest.raises(UserError, match="do not fit"):
         memory.plan(1, ring, 9 * memory.GIB)

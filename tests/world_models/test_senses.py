@@ -84,6 +84,8 @@ def test_a_fitted_decoder_paints_to_the_border(side):
     for edge, inner in ((made[:, 0], made[:, 1]), (made[:, -1], made[:, -2])):
         assert not np.allclose(edge, inner)
     assert fitted((3, 8), ((8, 5, 2), (8, 6, 3)), (12, 9, 2)) == ((3, 8), ((8, 5, 2), (2, 6, 3)))
+    # Between what a kernel smaller than the stride paints there are gaps, and none behind it.
+    assert fitted((3, 8), ((8, 1, 2), (8, 4, 4)), (24, 24, 1)) == ((4, 8), ((8, 1, 2), (1, 4, 4)))
 
 
 def test_the_convolutions_overfit_one_picture():
