@@ -28,12 +28,12 @@ class AgentPolicy:
 
     def __init__(self, path: Path, seed: int) -> None:
         with RunFolder.open(path, exclusive=False) as folder:
-            config = check(from_dict(folder.load_config()))
+            config = from_dict(folder.load_config())
             if config.env.id != RACE:
                 raise UserError(
                     f"--agent={path} was trained on {config.env.id}; give a run of {RACE}"
                 )
-            loaded = load_agent(folder.path, config, EvaluateConfig())
+            loaded = load_agent(folder.path, check(config), EvaluateConfig())
         self.env = make_env(config.env, **PLAIN, **STOCK_ENDS)
         agent, self._state = loaded.agent, loaded.of(0)
         self._fresh = agent.carry(1)
