@@ -324,7 +324,9 @@ class _Worker:
         self.process = context.Process(target=worker.run_worker, args=arguments, daemon=True)
         with theirs, _main_hidden(unless=b"__main__" in payload):
             self.process.start()
-        atexit.register(self._kill)  # before multiprocessing's own end, which waits for SIGTERM
+        atexit.register(
+            self.process.kill
+        )  # before multiprocessing's own end, which waits for SIGTERM
 
     def fate(self) -> str:
         """How the process ended, in words."""
@@ -335,10 +337,6 @@ class _Worker:
         with contextlib.suppress(ValueError):
             return f"its process was killed by {signal.Signals(-code).name}"
         return f"its process was killed by signal {-code}"
-
-    def _kill(self) -> None:
-        with contextlib.suppress(Exception):
-            self.process.kill()
 
     def ask_to_end(self, at_once: bool) -> None:
         if at_once:
@@ -352,7 +350,7 @@ class _Worker:
         if self.process.is_alive():
             self.process.kill()
             self.process.join(timeout=GRACE_SECONDS)
-        atexit.unregister(self._kill)
+        atexit.unregister(self.process.kill)
         self.connection.close()
         with contextlib.suppress(ValueError):  # not even killed: waits for a disk
             self.process.close()

@@ -41,7 +41,7 @@ from dreamer_jax.ops.returns import lambda_returns, survival_weights
 from dreamer_jax.types import Agent, DiscreteState, Metrics, Params, Spec, Transition
 from dreamer_jax.world_models import discrete_rssm
 
-LOSSES = ("loss/total", "grad_norm/all")
+WATCHED = ("loss/total", "grad_norm/all")
 sg = jax.lax.stop_gradient
 
 
@@ -96,7 +96,7 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
 
     axes = DreamerV3State(0, 0, 0, 0, None)
     keep = context if config.stored_latents else None
-    return Agent(init, carry, act, update, report, axes, LOSSES, context=keep)
+    return Agent(init, carry, act, update, report, axes, WATCHED, context=keep)
 
 
 class Imagined(NamedTuple):

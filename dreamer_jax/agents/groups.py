@@ -32,7 +32,7 @@ from dreamer_jax.world_models.model import WorldModel
 
 GROUPS = ("model", "actor", "value")
 LOSSES = ("loss/model", "loss/actor", "loss/value")
-NORMS = ("grad_norm/model", "grad_norm/actor", "grad_norm/value")
+NORMS = tuple(f"grad_norm/{name}" for name in GROUPS)
 sg = jax.lax.stop_gradient
 
 

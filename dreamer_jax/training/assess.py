@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,13 +142,11 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
     checkpoints = Checkpointer(path / "checkpoints")
 
     def read(step: int | None) -> tuple[Any, int, list[int]]:
-        found = checkpoints.find(step)  # once: a run under way may save another meanwhile
-        for warning in found.warnings:
+        template = partial(checkpoint_template, agent, spec, config)
+        restored = checkpoints.restore(template, step, "agent")  # the replay would take seconds
+        for warning in restored.warnings:
             print(f"warning: {warning}")
-        template = checkpoint_template(agent, spec, config, found.host)
-        # all of it would take seconds, for the replay
-        restored = checkpoints.restore(template, found.step, "agent")
-        return restored.arrays, found.step, found.host["seeds"]
+        return restored.arrays, restored.step, restored.host["seeds"]
 
     state, newest, seeds = read(options.checkpoint)
     if options.average > 1:

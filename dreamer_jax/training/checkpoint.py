@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ _CHUNK_BYTES = 16_000_000
 
 @dataclass(frozen=True)
 class Restored:
-    """What a `Checkpointer` found; `warnings` names the damaged checkpoints passed over."""
+    """What `Checkpointer.restore` found; `warnings` names the damaged checkpoints passed over."""
 
     step: int
     arrays: PyTree
@@ -103,18 +103,25 @@ class Checkpointer:
         self._prune(step)
 
     def restore(
-        self, template: PyTree, step: int | None = None, part: str | None = None
+        self,
+        template: PyTree | Callable[[dict[str, Any]], PyTree],
+        step: int | None = None,
+        part: str | None = None,
     ) -> Restored:
         """Read the newest whole checkpoint, or the one of `step`.
 
         template: a tree of the same structure whose leaves are arrays or `jax.ShapeDtypeStruct`;
-        it gives shapes, dtypes and shardings (default device where none is named). NumPy leaves
+        it gives shapes, dtypes and shardings (default device where none is named). Or what makes
+        such a tree of the checkpoint's host values, where these decide on shapes. NumPy leaves
         come back as NumPy. part: of a template that is a dictionary, the entry to read and return
         (all of it is compared). Raises UserError when there is none, none is whole, or the newest
         whole one is of another project or structure.
         """
         found, manifest, warnings = self._newest_whole(step)
         folder = self._folder(found)
+        host = _read_host(folder)
+        if callable(template):
+            template = template(host)
         if difference := first_difference(manifest["leaves"], describe(template)):
             raise UserError(
                 f"checkpoint {folder} does not fit these settings: {difference}; use the "
@@ -125,15 +132,7 @@ class Checkpointer:
         numbers = treedef.unflatten(range(len(leaves)))
         wanted, numbers = (tree if part is None else tree[part] for tree in (template, numbers))
         arrays = _read_tree(folder, wanted, numbers)
-        return Restored(found, arrays, _read_host(folder), warnings)
-
-    def find(self, step: int | None = None) -> Restored:
-        """The checkpoint that `restore` would read, without its arrays (None).
-
-        Raises UserError as `restore`, the structure apart.
-        """
-        found, _, warnings = self._newest_whole(step)
-        return Restored(found, None, _read_host(self._folder(found)), warnings)
+        return Restored(found, arrays, host, warnings)
 
     def _folder(self, step: int) -> Path:
         return self.directory / f"{step:08d}"

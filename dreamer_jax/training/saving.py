@@ -50,9 +50,8 @@ def save_run(run: Run) -> None:
 
 def load_run(run: Run, before: RunConfig | None) -> list[str]:
     """See `Run.load`."""
-    found = run.checkpoints.find()
-    template = checkpoint_template(run.agent, run.spec, run.config, found.host)
-    restored = run.checkpoints.restore(template, found.step)
+    template = partial(checkpoint_template, run.agent, run.spec, run.config)
+    restored = run.checkpoints.restore(template)
     host, arrays = restored.host, restored.arrays
     if run.scenes is not None and host["scenes"] != run.scenes.digest:
         raise UserError(
@@ -70,7 +69,7 @@ def load_run(run: Run, before: RunConfig | None) -> list[str]:
     run.collector.set_state(host["collector"], rules == episode_rules(run.config))
     for driver, state in zip(run.drivers, host["drivers"], strict=True):
         driver.set_state(state)
-    return found.warnings
+    return restored.warnings
 
 
 def checkpoint_template(

@@ -1,6 +1,5 @@
 """Environments that take their time, for ever or for a while."""
 
-import signal
 import time
 from dataclasses import dataclass
 
@@ -8,17 +7,12 @@ from counting_env import CountingEnv
 
 
 class HangingEnv(CountingEnv):
-    """Sleeps `seconds` in `place` ("start", "reset", "step"), on seeds from `first_seed` upwards.
+    """Sleeps `seconds` in `place` ("start", "reset", "step"), on seeds from `first_seed` on."""
 
-    A stubborn one does not react to SIGTERM.
-    """
-
-    def __init__(self, place: str, seconds: float, first_seed: int, stubborn: bool):
+    def __init__(self, place: str, seconds: float, first_seed: int):
         super().__init__()
         self.place, self.seconds, self.first_seed = place, seconds, first_seed
         self.seed = first_seed
-        if stubborn:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._sleep("start")
 
     def reset(self, *, seed=None, options=None):
@@ -42,7 +36,6 @@ class MakeHanging:
     place: str
     seconds: float = 1e6
     first_seed: int = 0
-    stubborn: bool = False
 
     def __call__(self):
-        return HangingEnv(self.place, self.seconds, self.first_seed, self.stubborn)
+        return HangingEnv(self.place, self.seconds, self.first_seed)

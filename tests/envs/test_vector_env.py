@@ -244,7 +244,7 @@ def test_an_environment_that_hangs_in_its_constructor_is_named(monkeypatch):
 
 def test_a_process_that_ignores_being_asked_is_killed(monkeypatch):
     monkeypatch.setattr("envs.vector.GRACE_SECONDS", 0.2)
-    envs, pids = hanging(2, "step", 1e6, 0, True)
+    envs, pids = hanging(2, "step", 1e6)
     envs.step(np.zeros((2, 2)))
     start = time.monotonic()
     with pytest.raises(EnvironmentDied, match=r"environment 0 .*; environment 1 .*: hung"):

@@ -71,7 +71,11 @@ def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch):
     monkeypatch.setattr(assess, "spec_of", lambda env: None)
     monkeypatch.setattr(assess, "make_agent", lambda config, spec: None)
     template = {"agent": {"w": jax.ShapeDtypeStruct((2,), jnp.float32)}}
-    monkeypatch.setattr(assess, "checkpoint_template", lambda *args: template)
+    monkeypatch.setattr(
+        assess,
+        "checkpoint_template",
+        lambda *args: template if args[-1] == {"seeds": [3]} else None,
+    )
 
     def weights(**options):
         loaded = assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig(**options))
