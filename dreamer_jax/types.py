@@ -28,15 +28,21 @@ class Spec(NamedTuple):
         """Height, width and channels of the observation "image".
 
         Raises:
-          ValueError: there is none.
+          ValueError: there is none, or no picture of that name.
         """
         shape, dtype = self.obs.get("image", ((), ""))
-        if len(shape) != 3 or dtype != "uint8":
+        if len(shape) == 3 and dtype == "uint8":
+            return shape
+        if any(dtype == "uint8" for _, dtype in self.obs.values()):
             raise ValueError(
-                f"the agent needs pictures, but the environment gives {self._seen()}; choose an "
-                "agent that reads those, or --env.pixels=64 for the rendered picture"
+                'the agent sees the picture "image" alone, but the environment gives '
+                f"{self._seen()}; choose an agent that reads all, as --agent dreamer_v3, or rename "
+                "one with a gymnasium.ObservationWrapper"
             )
-        return shape
+        raise ValueError(
+            f"the agent needs pictures, but the environment gives {self._seen()}; choose an "
+            "agent that reads those, or --env.pixels=64 for the rendered picture"
+        )
 
     def _seen(self) -> str:
         return ", ".join(f'"{name}" {dtype} {shape}' for name, (shape, dtype) in self.obs.items())

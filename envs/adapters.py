@@ -4,14 +4,17 @@
 """
 
 import contextlib
+import importlib
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs import registration
 from gymnasium.error import DependencyNotInstalled, Error
 from gymnasium.wrappers import AtariPreprocessing
 
@@ -31,6 +34,48 @@ def is_atari(env_id: str) -> bool:
 def is_control(env_id: str) -> bool:
     """Likewise of a task of DeepMind's control suite."""
     return env_id.rpartition(":")[2].startswith(CONTROL)
+
+
+def registered(env_id: str) -> registration.EnvSpec | None:
+    """What the id stands for once the module before its colon is imported; None: nothing.
+
+    Raises:
+        ValueError: the module cannot be imported, or the id is an Atari game's without "ALE/".
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        _import(module, env_id)
+    try:
+        namespace, short, version = registration.parse_env_id(name)
+    except Error:
+        return None  # `gymnasium.make` says what is wrong
+    if version is None:
+        version = registration.find_highest_version(namespace, short)
+    spec = gymnasium.registry.get(registration.get_env_id(namespace, short, version))
+    if spec is not None and not is_atari(env_id) and str(spec.entry_point).startswith("ale_py."):
+        game = spec.kwargs.get("game", "game").title().replace("_", "")
+        raise ValueError(
+            f"{env_id}: Atari games have the protocol of 100k steps by another id; use "
+            f"{ATARI}{game}-v5"
+        )
+    return spec
+
+
+def _import(module: str, env_id: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise ValueError(
+            f"{env_id}: the module {module} cannot be imported: {type(error).__name__}: "
+            f"{error}{_place(error)}; it must be on PYTHONPATH and free of errors"
+        ) from error
+
+
+def _place(error: Exception) -> str:
+    """File and line, within what was imported, that raised it; "" if nothing there ran."""
+    _, *frames = traceback.extract_tb(error.__traceback__)
+    frames = [each for each in frames if "importlib" not in each.filename]
+    return f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
 
 
 class Adapted(gymnasium.Wrapper):
@@ -158,7 +203,8 @@ def make(
     display and MUJOCO_GL does not say otherwise.
 
     Raises:
-        ValueError: no such environment, a package that is not installed, or as `Adapted`.
+        ValueError: no such environment, a package that is not installed, pictures of DeepMind
+            control that cannot be drawn, or as `registered` and `Adapted`.
     """
     check_options(action_repeat, time_limit, pixels, size)
     if is_atari(env_id) or is_control(env_id):
@@ -173,6 +219,8 @@ def make(
             return Adapted(env, time_limit=time_limit)
         if is_control(env_id):
             _register_control()
+        else:
+            registered(env_id)
         usual = _rendering(env_id, pixels) if pixels else {}
         env = gymnasium.make(env_id, disable_env_checker=True, **usual | options)
     limits = {"action_repeat": action_repeat, "time_limit": time_limit}
@@ -205,16 +253,39 @@ def _rendering(env_id: str, pixels: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _said_clearly(env_id: str) -> Iterator[None]:
-    """Turns errors of registries and imports into a ValueError with the remedy."""
+    """Turns errors of registries, imports and OpenGL into a ValueError with the remedy."""
     try:
         yield
-    except (ImportError, DependencyNotInstalled) as error:
+    except (ImportError, DependencyNotInstalled, AttributeError) as error:
+        if is_control(env_id) and _is_of_drawing(error):
+            raise ValueError(f"{env_id}: {_cannot_draw(error)}") from error
+        if isinstance(error, AttributeError):
+            raise
         extras = {ATARI: "'.[atari]'", CONTROL: "'.[dmc]' (Python 3.11 or 3.12)"}
         extra = next((extras[x] for x in extras if env_id.startswith(x)), None)
         remedy = f"; install it: pip install -e {extra}" if extra else ""
         raise ValueError(f"{env_id}: {error}{remedy}") from error
     except Error as error:
         raise ValueError(f"{env_id}: {error}") from error
+
+
+def _is_of_drawing(error: Exception) -> bool:
+    """Whether an error of DeepMind control's import or making is one of loading OpenGL.
+
+    A library or a display that is missing is an ImportError without the name of a module, or an
+    attribute that PyOpenGL asks of what it did not find.
+    """
+    if isinstance(error, AttributeError):
+        return "OpenGL" in traceback.extract_tb(error.__traceback__)[-1].filename
+    return isinstance(error, ImportError) and error.name is None
+
+
+def _cannot_draw(error: Exception) -> str:
+    chosen = os.environ.get("MUJOCO_GL", "")
+    return (
+        f"MuJoCo cannot draw with MUJOCO_GL={chosen} ({error}); set MUJOCO_GL=egl (Debian: apt "
+        "install libegl1) or MUJOCO_GL=osmesa (apt install libosmesa6)"
+    )
 
 
 def _do_without_display(draws: bool) -> None:

@@ -57,10 +57,16 @@ def make_parts(config: DLCConfig, spec: Spec) -> Parts:
     """Build the modules.
 
     Raises:
-      ValueError: sizes that do not fit together, naming the setting; no pictures, or discrete
-        actions, which a gradient through the dynamics cannot choose among.
+      ValueError: sizes that do not fit together, naming the setting; no picture "image", or more
+        than that to see; discrete actions, which a gradient through the dynamics cannot choose
+        among.
     """
     height, width, channels = spec.image
+    if others := [f'"{name}"' for name in spec.obs if name != "image"]:
+        raise ValueError(
+            'the agent dlc_v1 sees the picture "image" alone, but the environment also gives '
+            f"{', '.join(others)}; choose an agent that reads all, as --agent dreamer_v3"
+        )
     if spec.discrete:
         raise ValueError(
             f"the agent dlc_v1 acts continuously, but here one of {spec.action} actions is to be "

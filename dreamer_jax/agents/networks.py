@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -110,12 +111,11 @@ def make_world(
     continue's networks.
 
     Raises:
-      ValueError: sizes that do not fit together, naming the setting.
+      ValueError: sizes that do not fit together, those of several pictures included, naming the
+        setting.
     """
     block = config.fold if config.vision == "folded" else 1
-    for name, (shape, dtype) in spec.obs.items():
-        if dtype == "uint8" and (shape[0] % block or shape[1] % block):
-            raise ValueError(f"agent.fold={block} must divide {name}, {shape[0]}x{shape[1]}")
+    _check_pictures(spec, block)
     kinds = jax.eval_shape(lambda: prepare(nothing_seen(spec, (1,)), block))
     encoders, decoders = {}, {}
     if "image" in kinds:
@@ -133,6 +133,21 @@ def make_world(
         fold=block,
         error_scale=config.error_scale,
     )
+
+
+def _check_pictures(spec: Spec, block: int) -> None:
+    """Raises ValueError where they cannot be folded or put on top of each other."""
+    sides = {name: shape[:2] for name, (shape, dtype) in spec.obs.items() if dtype == "uint8"}
+    for name, (height, width) in sides.items():
+        if height % block or width % block:
+            raise ValueError(f"agent.fold={block} must divide {name}, {height}x{width}")
+    for one, other in itertools.pairwise(sides):
+        if sides[one] != sides[other]:
+            said = " and ".join(f'"{x}", {sides[x][0]}x{sides[x][1]},' for x in (one, other))
+            raise ValueError(
+                f"the pictures {said} are seen on top of each other and must have one size; give "
+                "all of them one with --env.size, as --env.size=64"
+            )
 
 
 def _vision(config: NetworkConfig, shape: tuple[int, int, int], norm: Norm):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import gymnasium
 import jax
 
 from dreamer_jax.agents.dlc_v1_config import DLCConfig, GeneratedConfig
@@ -18,7 +17,7 @@ from dreamer_jax.agents.planet_config import PlaNetConfig
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.config import EnvConfig, RunConfig
 from envs import RACE
-from envs.adapters import is_atari, is_control
+from envs.adapters import is_atari, is_control, registered
 
 PAPER = RunConfig()
 
@@ -252,15 +251,23 @@ FAMILY = {
 
 def _own_limit(env_id: str) -> int | None:
     """What the environment is registered with, in frames; None: nothing, or not known here."""
+    if is_control(env_id):
+        return None  # its package, imported where it is made, registers no limits
     try:
-        return gymnasium.spec(env_id).max_episode_steps
-    except (gymnasium.error.Error, ImportError):
-        return None  # who makes it says so
+        spec = registered(env_id)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return spec and spec.max_episode_steps
 
 
 def for_env(preset: RunConfig, env_id: str) -> RunConfig:
     """The preset with what suits any Gymnasium id instead of the race: one frame a decision (Atari
-    four, DeepMind control two), pictures of 64 x 64, no long training on what chance brought."""
+    four, DeepMind control two), pictures of 64 x 64, no long training on what chance brought.
+
+    Raises:
+      UserError: the module before the id's colon cannot be imported, or the id is an Atari game's
+        without "ALE/".
+    """
     if env_id == RACE:
         return replace(preset, arm="baseline")
     atari = is_atari(env_id)

@@ -10,12 +10,11 @@ import pytest
 from counting_env import Numbered
 from dict_env import DictEnv, MakeDict
 from gymnasium import spaces
-from PIL import Image
 
 import envs.car_racing  # noqa: F401  imports Box2D, whose warnings are no errors
 from envs import adapters
 from envs.adapters import Adapted, make
-from envs.conversions import action_map, observation_parts, picture
+from envs.conversions import picture
 from envs.make import EpisodeSeeds, MakeEnv
 from envs.vector import VectorEnv
 
@@ -58,77 +57,6 @@ def test_actions_are_stretched_to_finite_bounds_and_passed_elsewhere():
         env.step(np.array(action, np.float32))
         assert env.unwrapped.action.dtype == np.float64
         np.testing.assert_array_equal(env.unwrapped.action, want)
-
-
-def test_stretched_actions_stay_within_bounds_that_float32_cannot_hold():
-    space = spaces.Box(np.float32(-0.1), np.float32(0.7), (3,), np.float32)
-    convert = action_map(space).convert
-    for value in (-1.0, 0.3, 1.0):
-        assert space.contains(convert(np.full(3, value, np.float32)))
-
-
-def test_the_largest_entry_is_the_choice():
-    choose = action_map(spaces.Discrete(3, start=-1))
-    assert choose.discrete and choose.size == 3
-    assert [choose.convert(np.array(x)) for x in ([0, 0, 1], [-0.9, -0.5, -0.7])] == [1, 0]
-
-
-@pytest.mark.parametrize(
-    "space",
-    [
-        spaces.MultiDiscrete([2, 2]),
-        spaces.Box(0, 5, (2,), np.int64),
-        spaces.Dict({"a": spaces.Discrete(2)}),
-    ],
-)
-def test_actions_of_other_kinds_are_refused_by_name(space):
-    with pytest.raises(ValueError, match=r"action space: .*ActionWrapper") as error:
-        action_map(space)
-    assert str(space) in str(error.value)
-
-
-def test_observations_of_other_kinds_are_refused_by_name():
-    space = spaces.Dict({"box": spaces.Box(0, 1, (2,)), "mission": spaces.Text(5)})
-    with pytest.raises(ValueError, match=r"'mission' is Text.*ObservationWrapper"):
-        observation_parts(space)
-    twice = spaces.Dict({"a_b": spaces.Discrete(2), "a": spaces.Dict({"b": spaces.Discrete(2)})})
-    with pytest.raises(ValueError, match="two entries are called 'a_b'"):
-        observation_parts(twice)
-
-
-def test_what_is_no_picture_is_a_vector():
-    for box, name, shape in (
-        (spaces.Box(0, 255, (8, 6), np.uint8), "image", (8, 6, 1)),
-        (spaces.Box(0, 255, (128,), np.uint8), "vector", (128,)),
-        (spaces.Box(0, 1, (4, 4, 3), np.float32), "vector", (48,)),
-        (spaces.Box(0, 255, (2, 4, 4, 3), np.uint8), "vector", (96,)),
-    ):
-        ((found, part),) = observation_parts(box).items()
-        assert (found, part.box.shape) == (name, shape)
-        assert part.box.contains(part.take(box.sample()))
-
-
-def test_pictures_are_resized_channel_by_channel():
-    image = np.random.default_rng(0).integers(0, 256, (9, 12, 3), np.uint8)
-    made = picture(image, 5)
-    assert made.shape == (5, 5, 3) and made.dtype == np.uint8
-    whole = Image.fromarray(image).resize((5, 5), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(made, whole)
-    np.testing.assert_array_equal(picture(image[..., 0], 5)[..., 0], made[..., 0])
-    assert picture(image) is image
-    part = observation_parts(spaces.Box(0, 255, (9, 12, 3), np.uint8), size=5)["image"]
-    np.testing.assert_array_equal(part.take(image), made)
-
-
-def test_pictures_with_channels_first_are_turned():
-    space = spaces.Box(0, 255, (3, 20, 24), np.uint8)
-    image = np.arange(3, dtype=np.uint8)[:, None, None] * np.ones((1, 20, 24), np.uint8)
-    for size, shape in ((0, (20, 24, 3)), (10, (10, 10, 3))):
-        part = observation_parts(space, size)["image"]
-        assert part.box.shape == shape == part.take(image).shape
-        np.testing.assert_array_equal(part.take(image)[5, 5], [0, 1, 2])
-    for shape in ((4, 6, 3), (20, 24, 3), (16, 16, 16), (20, 20, 20)):  # as it was
-        assert observation_parts(spaces.Box(0, 255, shape, np.uint8))["image"].box.shape == shape
 
 
 def test_a_repeat_sums_rewards_and_stops_at_the_end():
@@ -326,6 +254,43 @@ def test_unknown_environments_are_one_clear_line():
 
 
 @pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nowhere_at_all", "ModuleNotFoundError: No module named 'nowhere_at_all'"),
+        ("1 / 0", r"ZeroDivisionError: division by zero \(broken_envs.py:1\)"),
+        ("a module:", "SyntaxError: "),
+        (None, "ModuleNotFoundError: No module named 'broken_envs'; it must be on PYTHONPATH"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_clear_line(monkeypatch, tmp_path, text, said):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "broken_envs", raising=False)
+    if text is not None:
+        (tmp_path / "broken_envs.py").write_text(text)
+    with pytest.raises(ValueError, match=rf"^broken_envs:Room-v0: .*{said}") as error:
+        make("broken_envs:Room-v0")
+    assert "\n" not in str(error.value)
+
+
+def test_a_module_before_an_unknown_id_is_no_matter():
+    with pytest.raises(ValueError, match=r"dict_env:Nowhere-v0: .*Nowhere"):
+        make("dict_env:Nowhere-v0")
+    with pytest.raises(ValueError, match="dict_env:a b!: "):
+        make("dict_env:a b!")
+
+
+def test_joint_choices_reach_the_environment():
+    class Dials(DictEnv):
+        action_space = spaces.MultiDiscrete([3, 2])
+
+    env = Adapted(Dials())
+    env.reset()
+    env.step(np.eye(6, dtype=np.float32)[3])
+    assert env.discrete and env.action_space.shape == (6,)
+    assert env.unwrapped.action.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize(
     ("env_id", "module", "extra"),
     [("ALE/Pong-v5", "ale_py", "atari"), ("dm_control/cheetah-run-v0", "dm_control", "dmc")],
 )
@@ -342,38 +307,3 @@ def test_without_a_display_pictures_are_rendered_with_egl(monkeypatch, display, 
     monkeypatch.setattr(adapters.os, "environ", own)
     make("Pendulum-v1", pixels=8)
     assert own.get("MUJOCO_GL") == chosen
-
-
-def test_atari_after_the_protocol():
-    pytest.importorskip("ale_py")
-    pytest.importorskip("cv2")
-    env = make("ALE/Pong-v5", action_repeat=4, time_limit=30)
-    assert env.discrete and env.action_space.shape == (6,)
-    seen, _ = env.reset(seed=0)
-    assert seen["image"].shape == (64, 64, 3)
-    frames, truncated = [], False
-    while not truncated:
-        _, _, terminated, truncated, info = env.step(np.eye(6)[0])
-        frames.append(info["frames"])
-    assert frames == [4] * 8 and not terminated
-    grey = make("ALE/Pong-v5", action_repeat=4, size=48, grayscale=True)
-    assert grey.reset(seed=0)[0]["image"].shape == (48, 48, 1)
-
-
-def test_a_module_before_the_id_changes_nothing():
-    pytest.importorskip("ale_py")
-    plain, named = (make(x, action_repeat=4) for x in ("ALE/Pong-v5", "ale_py:ALE/Pong-v5"))
-    for env in (plain, named):
-        env.reset(seed=0)
-        *_, info = env.step(np.eye(6, dtype=np.float32)[0])
-        assert info["frames"] == 4
-    assert plain.observation_space == named.observation_space
-
-
-def test_control_tasks():
-    pytest.importorskip("dm_control")
-    pytest.importorskip("shimmy")
-    env = make("dm_control/cartpole-swingup-v0", action_repeat=2, time_limit=6)
-    assert set(env.reset(seed=0)[0]) == {"position", "velocity"} and not env.discrete
-    ends = [env.step(np.ones(1, np.float32))[3] for _ in range(3)]
-    assert ends == [False, False, True]

@@ -30,7 +30,7 @@ from dreamer_jax.training.loop import Run
 from dreamer_jax.training.presets import FAMILY, PRESETS, for_env
 from dreamer_jax.training.run_folder import RunFolder
 from dreamer_jax.training.signals import StopRequest
-from dreamer_jax.types import Agent
+from dreamer_jax.types import Agent, Spec
 from envs import RACE
 from envs.drivers import RandomDriver, SmoothDriver
 from envs.make import EpisodeSeeds, MakeEnv
@@ -224,6 +224,57 @@ def test_what_a_preset_becomes_for_another_environment():
     assert for_env(v3, "ale_py:ALE/Pong-v5").env.action_repeat == 4
     assert for_env(PRESETS["paper"], "Pendulum-v1").env.size == 96
     assert for_env(v3, RACE) == v3
+
+
+MODULE = """
+import gymnasium
+from dict_env import DictEnv
+gymnasium.register("Rooms-v0", entry_point=DictEnv, max_episode_steps=150)
+gymnasium.register("Rooms-v3", entry_point=DictEnv, max_episode_steps=200)
+gymnasium.register("Endless-v0", entry_point=DictEnv)
+"""
+
+
+def test_limits_are_those_of_the_module_before_the_id(monkeypatch, tmp_path):
+    (tmp_path / "my_rooms.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    v3 = FAMILY["dreamer_v3"]["laptop"]
+    limits = {"my_rooms:Rooms-v0": 150, "my_rooms:Rooms": 200, "my_rooms:Endless-v0": 1000}
+    limits["my_rooms:Nowhere-v0"] = 1000
+    assert {env_id: for_env(v3, env_id).env.time_limit for env_id in limits} == limits
+    (tmp_path / "broken_rooms.py").write_text("1 / 0")
+    with pytest.raises(UserError, match=r"broken_rooms:Rooms-v0: .*ZeroDivisionError") as error:
+        for_env(v3, "broken_rooms:Rooms-v0")
+    assert "\n" not in str(error.value)
+
+
+def test_atari_games_by_older_ids_are_one_line():
+    pytest.importorskip("ale_py")
+    with pytest.raises(UserError, match=r"ale_py:PongNoFrameskip-v4: .*use ALE/Pong-v5"):
+        for_env(FAMILY["dreamer_v3"]["laptop"], "ale_py:PongNoFrameskip-v4")
+
+
+@pytest.mark.parametrize("agent", ["dreamer_v1", "dreamer_v2", "dreamer_v3", "planet"])
+def test_pictures_of_two_sizes_are_refused_by_name(agent):
+    config = for_env(FAMILY[agent]["laptop"], "CartPole-v1")
+    obs = {"front": ((64, 64, 3), "uint8"), "hand": ((48, 64, 3), "uint8")}
+    text = r'"front", 64x64, and "hand", 48x64, .*--env\.size'
+    with pytest.raises(ValueError, match=text):
+        make_agent(config, Spec(obs | {"vector": ((3,), "float32")}, 2))
+    make_agent(config, Spec(obs | {"hand": ((64, 64, 1), "uint8")}, 2))
+
+
+def test_what_dlc_v1_does_not_see_is_named():
+    image, vector = ((24, 24, 3), "uint8"), ((4,), "float32")
+    for obs, text in (
+        ({"image": image, "vector": vector}, r'sees .*"image" alone, .* gives "vector"; .*v3'),
+        ({"image": image, "hand": image}, r'sees .*"image" alone, .* gives "hand"; .*dreamer_v3'),
+        ({"rgb": image}, r'"image" alone, .*"rgb" uint8 \(24, 24, 3\).*dreamer_v3, or rename'),
+        ({"rgb": image, "vector": vector}, r'"image" alone, .*"vector" float32 \(4,\).*dreamer_v3'),
+    ):
+        with pytest.raises(ValueError, match=text):
+            make_dlc_v1(CONFIG.agent, Spec(obs, 2))
+    assert Spec({"image": image, "vector": vector}, 2).image == (24, 24, 3)
 
 
 def test_networks_that_do_not_fit_are_one_line(tmp_path):
