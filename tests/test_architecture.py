@@ -67,6 +67,18 @@ def allowed(room: str, name: str) -> bool:
     return package not in {"ddim_jax", "experiments"} and (package != "envs" or room == "training")
 
 
+def test_no_agent_reaches_into_another():
+    agents = ("dlc_v1", "dreamer_v1", "dreamer_v2", "dreamer_v3", "planet")
+    for path in files("dreamer_jax/agents"):
+        own = [name for name in agents if path.stem.startswith(name)]
+        reached = [
+            name
+            for name in imports(path.read_text(), "dreamer_jax.agents")
+            if name.startswith(tuple(f"dreamer_jax.agents.{a}" for a in agents if a not in own))
+        ]
+        assert not reached, path.name
+
+
 def files(*packages: str) -> list[Path]:
     return [path for name in packages for path in sorted((ROOT / name).rglob("*.py"))]
 

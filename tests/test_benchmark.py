@@ -140,6 +140,11 @@ def test_estimators_are_compared(script, tmp_path, capsys):
     assert script.main(["estimators", "--steps", "0"]) == 2
 
 
+def test_standard_errors_are_those_of_a_sample(script):
+    error = importlib.import_module("benchmarks.estimators").standard_error
+    assert error(np.array([1.0, 2.0, 3.0])) == "0.58" and error(np.ones(1)) == "-"
+
+
 @pytest.fixture(scope="module")
 def count(script):
     return importlib.import_module("benchmarks.counting").count

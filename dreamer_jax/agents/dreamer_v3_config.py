@@ -90,7 +90,7 @@ class DreamerV3Config(CategoricalConfig):
     warmup: int = 1000
     """laprop: updates over which the step size rises from 0."""
     lr_anneal: int = 0
-    """laprop: updates after which the step size has fallen, linearly, to a tenth (0: it stays)."""
+    """Updates after which step sizes have fallen, linearly, to a tenth (0: they stay)."""
 
 
 # GRU units, dense units, features of the first convolution, layers (table B.1 of 2023)

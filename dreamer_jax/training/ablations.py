@@ -18,7 +18,7 @@ from dreamer_jax.training.command import guarded
 from dreamer_jax.training.comparison_csv import HELD_OUT_COLUMNS, write_csv
 from dreamer_jax.training.comparison_data import read_evaluation
 from dreamer_jax.training.members import parse_seeds
-from dreamer_jax.training.run_folder import write_atomic
+from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
 from dreamer_jax.training.stage import Stage, Task
 from dreamer_jax.training.stages import check_kept, train_stages
 from dreamer_jax.training.statistics import crossed_interval, least_difference
@@ -67,14 +67,16 @@ def _ablate(argv: Sequence[str], tasks: Mapping[str, Task], run: Run | None) -> 
     task = tasks[options.task]
     plan = _plan(options, task)
     out = options.out or Path(f"runs/ablations-{options.task}")
-    done: dict[str, dict[int, Any]] = {}
+    everything = {WHOLE: "", **task.without}
+    # Rows that an earlier command has made stay in the table.
+    done = {part: _driven(_folder(out, part, options.seeds), options, task) for part in everything}
     for part, stage in plan.items():
         print(f"without {part}:", flush=True)
-        folder = out / re.sub(r"[^A-Za-z0-9]+", "-", f"{part}-seeds{options.seeds}")
+        folder = _folder(out, part, options.seeds)
         if code := train_stages(folder, options.seeds, (stage,), run):
             return code
-        done[part] = _driven(folder, options, stage.cycles)
-        write(out, done, {name: task.without.get(name, "") for name in done})
+        done[part] = done[part] or _drive(folder, options)
+        write(out, {name: x for name, x in done.items() if x}, everything)
     print(f"table in {out / 'ablations.md'}")
     return 0
 
@@ -97,15 +99,28 @@ def _plan(options: AblationConfig, task: Task) -> dict[str, Stage]:
     return stages
 
 
-def _driven(folder: Path, options: AblationConfig, cycle: int) -> dict[int, Any]:
-    """The evaluation by seed; one that was made already is read."""
+def _folder(out: Path, part: str, seeds: str) -> Path:
+    words = re.sub(r"[^A-Za-z0-9]+", "-", part)
+    return out / f"{words}-seeds{seeds.replace(':', '-').replace(',', '_')}"
+
+
+def _wanted(options: AblationConfig) -> dict[str, Any]:
     wanted = {name: getattr(options, name) for name in ("episodes", "first_track", "average")}
-    wanted |= {"stock": True, "calm": False}
+    return wanted | {"stock": True, "calm": False}
+
+
+def _driven(folder: Path, options: AblationConfig, task: Task) -> dict[int, Any]:
+    """The evaluation by seed, where it is as wanted; else nothing."""
+    if not (folder / CONFIG_NAME).exists():
+        return {}
     found = {seed: read_evaluation(folder, seed) for seed in parse_seeds(options.seeds)}
-    made = (wanted | {"cycle": cycle}).items()
-    if all(own is not None and made <= own.items() for own in found.values()):
-        return found
-    return {int(s): own for s, own in assess_run(folder, EvaluateConfig(**wanted))[""].items()}
+    made = (_wanted(options) | {"cycle": task.whole.cycles}).items()
+    return found if all(own is not None and made <= own.items() for own in found.values()) else {}
+
+
+def _drive(folder: Path, options: AblationConfig) -> dict[int, Any]:
+    results = assess_run(folder, EvaluateConfig(**_wanted(options)))[""]
+    return {int(seed): own for seed, own in results.items()}
 
 
 def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, str]) -> None:

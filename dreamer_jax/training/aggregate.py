@@ -80,12 +80,15 @@ class Aggregate:
             figures |= {"episode/return_iqm_low": low, "episode/return_iqm_high": high}
         self.logger.scalars(self._step(frames), figures)
 
-    def evaluation(self, frames: np.ndarray, returns: np.ndarray) -> None:
-        """Held-out returns [S, n]."""
-        means = returns[list(self.members)].mean(axis=1)
-        low, high = bootstrap_interval(means, interquartile_mean, resamples=2000)
+    def evaluation(self, frames: np.ndarray, returns: np.ndarray, healthy: np.ndarray) -> None:
+        """Held-out returns [S, n] of the healthy [S]."""
+        means = [returns[i].mean() for i in self.members if healthy[i]]
+        if not means:
+            return
         figures = {"eval/return_iqm": interquartile_mean(means)}
-        figures |= {"eval/return_iqm_low": low, "eval/return_iqm_high": high}
+        if len(means) > 1:
+            low, high = bootstrap_interval(means, interquartile_mean, resamples=2000)
+            figures |= {"eval/return_iqm_low": low, "eval/return_iqm_high": high}
         self.logger.scalars(self._step(frames), figures)
 
     def _step(self, frames: np.ndarray) -> int:

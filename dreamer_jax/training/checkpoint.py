@@ -9,7 +9,6 @@ A checkpoint is written under a temporary name and renamed when all of it is on 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -25,6 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from dreamer_jax.errors import UserError
+from dreamer_jax.training.disk import is_full, is_refused
 from dreamer_jax.training.manifest import (
     DamagedError,
     describe,
@@ -154,9 +154,11 @@ class Checkpointer:
                 manifest = read_manifest(folder)
                 verify_files(folder, manifest)
                 return candidate, manifest, warnings
-            except (DamagedError, OSError) as error:
+            except DamagedError as error:
                 self._damaged.add(candidate)
                 warnings.append(f"checkpoint {folder} is damaged and was passed over: {error}")
+            except OSError as error:  # it may be whole: not to be removed
+                warnings.append(f"checkpoint {folder} could not be read, passed over: {error}")
         raise UserError(
             f"no whole checkpoint in {self.directory}: {'; '.join(warnings)}; copy the folder "
             "back from a backup, or start a new run with another --out"
@@ -198,12 +200,7 @@ class Checkpointer:
 
     def _disk_message(self, error: Exception, arrays: PyTree) -> str | None:
         """What to tell the user of a failure of the disk; None for any other error."""
-        number = error.errno if isinstance(error, OSError) else None
-        # TensorStore reports the disk's errors as ValueError, by their text.
-        full = number in (errno.ENOSPC, errno.EDQUOT) or any(
-            os.strerror(code) in str(error) for code in (errno.ENOSPC, errno.EDQUOT)
-        )
-        if full:
+        if is_full(error):
             need = sum(_byte_size(leaf) for leaf in jax.tree_util.tree_leaves(arrays)) / 1e6
             free = shutil.disk_usage(self.directory).free / 1e6
             return (
@@ -211,7 +208,7 @@ class Checkpointer:
                 f"and {free:,.0f} MB are free; the earlier checkpoints are intact. Free some "
                 "space, keep fewer checkpoints or choose another disk with --out, then --resume"
             )
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        if is_refused(error):
             return f"cannot write {self.directory} ({error}); choose a writable folder with --out"
         return None
 

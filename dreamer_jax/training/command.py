@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training import hosts
+from dreamer_jax.training import disk, hosts
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.assess import EvaluateConfig, assess_run
 from dreamer_jax.training.compilation import enable_cache
@@ -44,6 +44,11 @@ def guarded(main: Callable[[], int]) -> int:
     except (UserError, EnvironmentDied) as error:
         print(f"error: {error}", file=sys.stderr)
         return 3 if isinstance(error, EnvironmentDied) else 2
+    except OSError as error:
+        if (line := disk.remedy(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("left at once; the last checkpoint is intact", file=sys.stderr)
         return 130
@@ -298,6 +303,10 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
             f"{error} Nothing is lost up to cycle {max(run.checkpoints.steps(), default=0)}: "
             f"--resume {run.folder.path}"
         ) from error
+    except OSError as error:
+        if (line := disk.remedy(error, f"--resume {run.folder.path}")) is None:
+            raise
+        raise UserError(line) from error
     name = run.config.arm if run.config.algorithm == "dlc_v1" else run.config.algorithm
     display.finish(task_name(run.config.env.id), name)
     if stop.requested:

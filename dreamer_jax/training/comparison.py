@@ -44,6 +44,7 @@ class SeedRun:
     returns: np.ndarray  # [E]
     tracks: np.ndarray | None = None  # int [K] held-out track seeds
     held_out: np.ndarray | None = None  # [K]
+    driven: dict[str, Any] | None = None  # how these were: rules, actions, weights
     early: bool = False  # whether the run was trained on after its held-out episodes
     finished: bool | None = None  # None: not known
     settings: dict[str, Any] | None = field(default=None, repr=False)  # flat; None: not known

@@ -23,6 +23,8 @@ from dreamer_jax.training.run_folder import CONFIG_NAME
 from envs import RACE
 
 EVALUATION_NAME = "evaluation.json"
+# How evaluate.py drives unless told otherwise, and a comparison has its runs driven.
+DRIVEN = {"stock": False, "calm": False, "average": 1}
 PER_RUN = ("seed", "seeds", "out", *WATCHING)  # may differ between runs of one experiment
 _SEED_FOLDER = re.compile(r"seed_(\d+)")
 
@@ -105,7 +107,9 @@ def read_run(folder: Path) -> SeedRun:
     held_out = np.array(held["returns"], dtype=np.float64)
     tracks = held["first_track"] + np.arange(len(held_out))
     early = held["cycle"] < done
-    return dataclasses.replace(run, tracks=tracks, held_out=held_out, early=early)
+    return dataclasses.replace(
+        run, tracks=tracks, held_out=held_out, driven=how_driven(held), early=early
+    )
 
 
 def cycles_done(folder: Path) -> int:
@@ -124,6 +128,11 @@ def read_evaluation(folder: Path, seed: int) -> dict[str, Any] | None:
     if entry is not None and not {"returns", "first_track", "cycle"} <= entry.keys():
         raise UserError(f"{path} was not written by evaluate.py; run it again for this folder")
     return entry
+
+
+def how_driven(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, like `DRIVEN`, of an entry of evaluation.json."""
+    return {name: evaluation.get(name, usual) for name, usual in DRIVEN.items()}
 
 
 def warnings_about(groups: Mapping[str, Sequence[SeedRun]]) -> list[str]:
@@ -152,6 +161,13 @@ def warnings_about(groups: Mapping[str, Sequence[SeedRun]]) -> list[str]:
         found.append(f"the runs do not share one task: {setting} is {_either(values)}")
     if len({tuple(run.tracks.tolist()) for run in everyone if run.tracks is not None}) > 1:
         found.append("the held-out episodes are not of the same tracks")
+    for name in DRIVEN:
+        ways = _distinct([run.driven[name] for run in everyone if run.driven is not None])
+        if len(ways) > 1:
+            found.append(
+                f"the held-out episodes were not driven alike: --{name} is {_either(ways)}; run "
+                "evaluate.py again"
+            )
     return found
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.comparison_data import cycles_done, read_evaluation
+from dreamer_jax.training.comparison_data import DRIVEN, cycles_done, how_driven, read_evaluation
 from dreamer_jax.training.logging import METRICS_NAME
 from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
 from dreamer_jax.training.signals import StopRequest
@@ -149,8 +149,8 @@ def next_command(plan: Plan, job: Job) -> list[str] | None:
     saved = (folder / "checkpoints" / f"{cycles:08d}").is_dir()
     if done < cycles or not (saved or evaluated):
         return [str(plan.scripts / "car_racing.py"), "--resume", str(folder)]
-    wanted = (plan.first_track, plan.episodes)
-    if evaluated and (held["first_track"], len(held["returns"])) == wanted:
+    wanted = (plan.first_track, plan.episodes, DRIVEN)
+    if evaluated and (held["first_track"], len(held["returns"]), how_driven(held)) == wanted:
         return None
     return plan.evaluate(folder)
 

@@ -106,9 +106,13 @@ class Display:
         self.bar.set_postfix(self.latest | rates, refresh=False)
         self.bar.update()
 
-    def report(self, frames: np.ndarray, arrays: dict[str, np.ndarray]) -> None:
-        """Pictures of `Agent.report`, leading axis S."""
+    def report(
+        self, frames: np.ndarray, arrays: dict[str, np.ndarray], healthy: np.ndarray
+    ) -> None:
+        """Pictures of `Agent.report`, leading axis S, of the healthy [S]."""
         for s, logger in enumerate(self.loggers):
+            if not healthy[s]:
+                continue
             step, data = int(frames[s]), {name: value[s] for name, value in arrays.items()}
             if "truth" in data:  # of agents that see pictures
                 _show_model(logger, step, data)
@@ -121,9 +125,11 @@ class Display:
             if "generated" in data:
                 _show_generated(logger, step, data)
 
-    def evaluation(self, frames: np.ndarray, played: Played) -> None:
-        """Held-out episodes; the video is of the first learner's first track."""
+    def evaluation(self, frames: np.ndarray, played: Played, healthy: np.ndarray) -> None:
+        """Held-out episodes of the healthy [S]; the video is of the first learner's first track."""
         for s, logger in enumerate(self.loggers):
+            if not healthy[s]:
+                continue
             returns = played.returns[s]
             logger.scalars(
                 int(frames[s]),
@@ -136,13 +142,16 @@ class Display:
                 },
             )
         for aggregate in self.aggregates:
-            aggregate.evaluation(frames, played.returns)
+            aggregate.evaluation(frames, played.returns, healthy)
         step = int(frames[0])
         if len(played.video):
             self.loggers[0].video(step, "eval/episode", played.video[:150], DECISION_FPS)
-            mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, DECISION_FPS)
+            try:
+                mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, DECISION_FPS)
+            except OSError as error:  # no reason to end a training
+                self.say(f"warning: no video of this evaluation: {error}")
         self.say(
-            f"evaluation at {step} frames: {played.returns.mean():.0f} over "
+            f"evaluation at {step} frames: {played.returns[healthy].mean():.0f} over "
             f"{played.returns.shape[1]} held-out episodes"
         )
 

@@ -6,10 +6,12 @@ JSON has no numbers for them; `read_metrics` turns them back into floats.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import json
 import math
+import socket
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
@@ -19,13 +21,16 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from dreamer_jax.training.run_folder import write_atomic
 
 METRICS_NAME = "metrics.jsonl"
 MP4_MIN_SIDE = 384  # pixels
+FLUSH_SECONDS = 30
 
 
 class RunLogger:
@@ -42,35 +47,31 @@ class RunLogger:
         if resume_step is not None and metrics.exists():
             _cut_after(metrics, resume_step)
         self._metrics = metrics.open("a", encoding="utf-8")
-        # TensorBoard drops events whose step is the purge step or later.
-        purge = None if resume_step is None else resume_step + 1
-        self._writer = SummaryWriter(
-            str(self.directory),
-            purge_step=purge,
-            flush_secs=30,
-            # The name counts seconds only; a second writer would overwrite the first one's file.
-            filename_suffix=f".{time.time_ns()}",
-        )
+        self._events = EventFile(self.directory, None if resume_step is None else resume_step + 1)
+        self._flushed = time.monotonic()
 
     def scalars(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write scalars under their names (`loss/reward`) and one flushed JSON line.
 
-        Values are numbers or arrays of one element; ValueError on larger ones.
+        Values are numbers or arrays of one element; ValueError on larger ones. Raises OSError as
+        everything here does that writes.
         """
         values = {name: np.asarray(v, dtype=np.float64).item() for name, v in metrics.items()}
         for name, value in values.items():
             if math.isfinite(value):  # the JSON line keeps the others
-                self._writer.add_scalar(name, value, step)
+                self._events.add(step, summary.scalar(name, value))
         line = {name: _to_json(value) for name, value in values.items()}
         self._metrics.write(json.dumps({"step": int(step)} | line) + "\n")
         self._metrics.flush()
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
 
     def histogram(self, step: int, name: str, values: Any) -> None:
         """Write the distribution of `values`, of any shape; non-finite ones are left out."""
         flat = np.asarray(values, dtype=np.float64).ravel()
         flat = flat[np.isfinite(flat)]
         if flat.size:
-            self._writer.add_histogram(name, flat, step, bins="auto")
+            self._events.add(step, summary.histogram(name, flat, bins="auto"))
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Write one image, uint8 [H, W, 3], as a PNG. Raises ValueError on another form."""
@@ -85,29 +86,64 @@ class RunLogger:
         self._add_encoded(step, name, frames.shape[1:], encode_gif(frames, fps))
 
     def _add_encoded(self, step: int, name: str, shape: tuple[int, ...], data: bytes) -> None:
-        # add_video would write nothing at all where moviepy is missing.
         height, width, colours = shape
         picture = Summary.Image(
             height=height, width=width, colorspace=colours, encoded_image_string=data
         )
-        summary = Summary(value=[Summary.Value(tag=name, image=picture)])
-        self._writer.file_writer.add_summary(summary, step)
+        self._events.add(step, Summary(value=[Summary.Value(tag=name, image=picture)]))
 
     def flush(self) -> None:
-        """Make everything so far visible to TensorBoard."""
-        self._writer.flush()
+        """Bring everything so far to the disk, where TensorBoard sees it."""
+        self._events.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Flush and close the files; calling it again does nothing."""
-        if not self._metrics.closed:
-            self._metrics.close()
-            self._writer.close()
+        """Close the files; calling it again does nothing.
+
+        What a full disk does not take is lost here without a word: `scalars` and `flush` say it.
+        """
+        for file in (self._metrics, self._events):
+            with contextlib.suppress(OSError):
+                file.close()
 
     def __enter__(self) -> RunLogger:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+class EventFile:
+    """TensorBoard's events in a new file of `directory`.
+
+    tensorboardX's own writer has a thread for it, which dies of a full disk while the caller waits
+    for ever, and whose queue a flush leaves as it is.
+    """
+
+    def __init__(self, directory: Path, purge: int | None = None) -> None:
+        """TensorBoard drops what earlier files say of step `purge` and later ones."""
+        # The name tells the nanosecond, or a second writer would overwrite the first one's file.
+        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{time.time_ns()}"
+        self._file = RecordWriter(str(directory / name))
+        self._write(Event(file_version="brain.Event:2"))
+        if purge is not None:
+            self._write(Event(step=purge, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, step: int, summary: Summary) -> None:
+        """Write one event."""
+        self._write(Event(step=int(step), summary=summary))
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        self._file.write(event.SerializeToString())
+
+    def flush(self) -> None:
+        """Bring everything so far to the disk."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def encode_gif(frames: np.ndarray, fps: float) -> bytes:

@@ -306,7 +306,7 @@ class Run:
         step = self._put(np.int32(self.updates), None)
         batch = self.learner.sample(self.ring, keys, step)
         arrays = jax.device_get(self.learner.report(self.state, batch, keys))
-        display.report(self.collector.frames, arrays)
+        display.report(self.collector.frames, arrays, self.known_healthy)
 
     def evaluate(self, display: Display) -> None:
         """A few held-out episodes without exploration noise, under the rules of the task."""
@@ -320,7 +320,7 @@ class Run:
             config.eval_episodes,
             FIRST_EVAL_SEED,
         )
-        display.evaluation(self.collector.frames, played)
+        display.evaluation(self.collector.frames, played, self.known_healthy)
 
     # ------------------------------------------------------------------ policies
 

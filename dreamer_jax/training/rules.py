@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dreamer_jax.training.config import RunConfig
 
 MOST_CARS = 8  # of envs.multi_car_racing; the grid has no more places
+MOST_EVALUATED = 5000  # held-out seeds from `loop.FIRST_EVAL_SEED` on
 
 # How often one looks at a run and saves it, and how long one waits: none of it is learnt from.
 WATCHING = ("report_every", "eval_every", "eval_episodes", "checkpoint_every", "keep")
@@ -191,6 +192,13 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
             f"a cycle brings up to {config.chunk} records to a ring of {rows}: raise --replay",
         ),
         (
+            "prefill",
+            config.env.cars == 1 or config.cycle_unit == "steps" or not config.prefill,
+            f"with --env.cars={config.env.cars} it would end in the midst of a race, and cycles of "
+            "episodes begin with one; use --prefill 0 or --cycle-unit steps",
+        ),
+        ("eval_episodes", config.eval_episodes <= MOST_EVALUATED, f"use up to {MOST_EVALUATED}"),
+        (
             "sweep",
             all(_has(config, name) for name in _swept(config)),
             f"the agent {config.algorithm} has no such setting",
@@ -208,6 +216,7 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
             "more, or --pretrain 0",
         ),
         *_elsewhere(config),
+        *_layers(config),
         *_OF_THE_AGENT[config.algorithm](config),
     ]
 
@@ -225,11 +234,23 @@ def _elsewhere(config: RunConfig) -> list[tuple[str, bool, str]]:
     return [(name, _get(config, name) == _get(plain, name), remedy) for name in OF_THE_RACES]
 
 
+def _layers(config: RunConfig) -> list[tuple[str, bool, str]]:
+    """Of folded image networks: (features, kernel, stride) of each layer."""
+    named = {name: getattr(config.agent, name, ()) for name in ("encoder", "decoder")}
+    rules = [
+        (f"agent.{name}", all(min(layer) >= 1 for layer in layers), "use numbers from 1 upwards")
+        for name, layers in named.items()
+    ]
+    base = getattr(config.agent, "decoder_base", (1, 1))
+    return [*rules, ("agent.decoder_base", min(base) >= 1, "use numbers from 1 upwards")]
+
+
 def _of_dlc_v1(config: RunConfig) -> list[tuple[str, bool, str]]:
     states = config.batch * config.length
     return [
         ("agent.starts", config.agent.starts <= states, f"a batch has only {states} states"),
         ("agent.posterior_layers", config.agent.posterior_layers >= 2, "use 2 or more"),
+        ("agent.decoder", len(config.agent.decoder) >= 1, "name one layer or more"),
         *(_of_the_pool(config) if config.arm == "ddim" else []),
     ]
 
@@ -254,12 +275,23 @@ def _of_planet(config: RunConfig) -> list[tuple[str, bool, str]]:
 
 def _of_dreamer_v3(config: RunConfig) -> list[tuple[str, bool, str]]:
     agent = config.agent
-    falls = agent.lr_anneal > agent.warmup  # once it has risen
+    rises = agent.warmup if agent.optimiser == "laprop" else 0
+    falls = agent.lr_anneal > rises  # once it has risen
+    odd = agent.bins >= 3 and agent.bins % 2 == 1
     return [
         *_of_categorical(config),
         ("agent.last", agent.last >= 2, "use 2 or more"),
-        ("agent.lr_anneal", falls or not agent.lr_anneal, f"use 0 or more than {agent.warmup}"),
-        ("agent.bins", agent.bins >= 3 and agent.bins % 2 == 1, "use an odd number from 3 upwards"),
+        ("agent.lr_anneal", falls or not agent.lr_anneal, f"use 0 or more than {rises}"),
+        (
+            "agent.bins",
+            agent.numbers != "two_hot" or odd,
+            "use an odd number from 3 upwards",
+        ),
+        (
+            "sweep",
+            agent.optimiser == "laprop" or "agent.agc" not in _swept(config),
+            "with --agent.optimiser adam nothing follows agent.agc",
+        ),
     ]
 
 

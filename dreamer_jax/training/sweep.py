@@ -9,28 +9,23 @@ DIR/comparison.png ...   the settings side by side, drawn and written as by comp
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import io
-import itertools
 import json
-import re
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.command import guarded, parse
+from dreamer_jax.training.command import guarded
 from dreamer_jax.training.compare import CompareConfig, write_comparison
 from dreamer_jax.training.comparison import SeedRun
 from dreamer_jax.training.comparison_data import read_group, warnings_about
-from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
+from dreamer_jax.training.config import check, from_dict, to_dict, with_values
 from dreamer_jax.training.logging import METRICS_NAME
 from dreamer_jax.training.members import Member, parse_seeds
 from dreamer_jax.training.members import members as combinations
@@ -38,6 +33,7 @@ from dreamer_jax.training.presets import choose
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
 from dreamer_jax.training.sweep_group import Job
+from dreamer_jax.training.sweep_options import option_name, parsed, refuse_reserved, variants
 from dreamer_jax.training.sweep_ray import (
     FAILED,
     FINISHED,
@@ -51,7 +47,6 @@ from dreamer_jax.training.sweep_ray import (
 )
 
 SWEEP_NAME = "sweep.json"
-RESERVED = ("seed", "seeds", "sweep", "out", "resume")  # the sweep sets them for each group
 
 
 @dataclass(frozen=True)
@@ -102,8 +97,8 @@ def _sweep(argv: list[str], scripts: Path, trained: Callable[[str], bool]) -> in
     )
     config = dataclasses.replace(config, out=config.out.resolve())
     _check(config)
-    preset, options = _preset(argv[cut + 1 :], config.gpus)
-    groups = plan_groups(config, preset, options, scripts)
+    preset, agent, options = _preset(argv[cut + 1 :], config.gpus)
+    groups = plan_groups(config, preset, options, scripts, agent)
     _check_scenes(groups, trained)
     ray = import_ray()
     plan = {
@@ -111,7 +106,7 @@ def _sweep(argv: list[str], scripts: Path, trained: Callable[[str], bool]) -> in
         "--sweep": " ".join(config.sweep),
         "--vary": " ".join(config.vary),
         "--group": str(config.group),
-        "options": shlex.join(["--preset", preset, *options]),
+        "options": shlex.join([*_begin(preset, agent), *options]),
     }
     command = shlex.join(["python", "experiments/sweep.py", *argv])
     with open_folder(config.out):
@@ -159,35 +154,40 @@ def _check(config: SweepConfig) -> None:
             raise UserError(f"--{name}={getattr(config, name):g} cannot be: {remedy}")
 
 
-def _preset(options: Sequence[str], gpus: float) -> tuple[str, list[str]]:
-    """The preset among the options of car_racing.py, and the others.
+def _preset(options: Sequence[str], gpus: float) -> tuple[str, str, list[str]]:
+    """Preset and agent among the options of car_racing.py, and the others.
 
-    Without one all groups get the same, whatever their machines would choose.
+    Without a preset all groups get the same, whatever their machines would choose.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--preset")
+    first.add_argument("--agent", default="")
     known, rest = first.parse_known_args(options)
-    return known.preset or ("paper" if gpus else "laptop"), rest
+    return known.preset or ("paper" if gpus else "laptop"), known.agent, rest
+
+
+def _begin(preset: str, agent: str) -> list[str]:
+    return ["--preset", preset, *(["--agent", agent] if agent else [])]
 
 
 def plan_groups(
-    config: SweepConfig, preset: str, options: Sequence[str], scripts: Path
+    config: SweepConfig, preset: str, options: Sequence[str], scripts: Path, agent: str = ""
 ) -> list[Group]:
     """Every varied value with every portion of the seeds, waiting.
 
     Raises:
-      UserError: seeds, values or options that cannot be.
+      UserError: preset, agent, seeds, values or options that cannot be.
     """
-    seeds, (defaults, _) = parse_seeds(config.seeds), choose(preset)
+    seeds, (defaults, _) = parse_seeds(config.seeds), choose(preset, agent or None)
     portions = [seeds[i : i + config.group] for i in range(0, len(seeds), config.group)]
-    _refuse_reserved(options, "after --")
+    refuse_reserved(options, "after --")
     swept = ["--sweep", *config.sweep] if config.sweep else []
     taken = [name for name, _ in combinations((0,), config.sweep)[0].values]
-    taken += [_name(word) for word in options if word.startswith("--")]
+    taken += [option_name(word) for word in options if word.startswith("--")]
     groups: list[Group] = []
     for label, words in variants(config.vary, defaults, taken):
         arguments = [*options, *words, *swept]
-        common = _parsed(arguments, defaults)
+        common = parsed(arguments, defaults)
         for portion in portions:
             text = ",".join(map(str, portion))
             if len(portion) > 1:
@@ -198,7 +198,7 @@ def plan_groups(
             job = Job(
                 folder,
                 scripts / "car_racing.py",
-                ("--preset", preset, *arguments, *own),
+                (*_begin(preset, agent), *arguments, *own),
                 json.loads(json.dumps(to_dict(run))),
                 tuple(_logs(member, len(members)) for member in members),
                 config.cpus,
@@ -210,82 +210,9 @@ def plan_groups(
     return groups
 
 
-def variants(
-    entries: Sequence[str], defaults: RunConfig, taken: Sequence[str]
-) -> list[tuple[str, list[str]]]:
-    """(label, options of car_racing.py) for every combination of the values of --vary.
-
-    Raises:
-      UserError: values that are missing or not different, a name twice or one of `taken`.
-    """
-    axes, names = [], list(taken)
-    for entry in entries:
-        word, _, text = entry.partition("=")
-        name, values = _name(word), text.split(",")
-        if not all(values) or len({_label(name, value) for value in values}) < len(values):
-            raise UserError(f"--vary {entry}: write different values, as batch=8,16")
-        _refuse_reserved([f"--{name}"], "in --vary")
-        if name == "preset" or name in names:
-            raise UserError(f"--vary {entry}: {name} is set already, before or after the --")
-        names.append(name)
-        axes.append([(_label(name, value), _words(defaults, name, value)) for value in values])
-    return [
-        (",".join(label for label, _ in choice), [word for _, words in choice for word in words])
-        for choice in itertools.product(*axes)
-    ]
-
-
 def _logs(member: Member, together: int) -> Path:
     """Where a learner logs inside the folder of its run of `together` learners."""
     return Path(member.setting, f"seed_{member.seed}") if together > 1 else Path()
-
-
-def _name(word: str) -> str:
-    return word.split("=")[0].strip().lstrip("-").replace("-", "_")
-
-
-def _label(name: str, value: str) -> str:
-    return f"{name}=" + re.sub(r"[^\w.+-]", "_", value)  # names a folder
-
-
-def _words(defaults: RunConfig, name: str, value: str) -> list[str]:
-    """The option as car_racing.py reads it; of switches there is one word for on, one for off."""
-    now: Any = defaults
-    for part in name.split("."):
-        now = getattr(now, part, None)
-    if isinstance(now, bool) and value.lower() in ("true", "false"):
-        room, dot, last = name.rpartition(".")
-        return [f"--{room}{dot}{'' if value.lower() == 'true' else 'no_'}{last}"]
-    return [f"--{name}", value]
-
-
-def _refuse_reserved(options: Sequence[str], where: str) -> None:
-    for word in options:
-        if word.startswith("--") and _name(word) in RESERVED:
-            raise UserError(
-                f"--{_name(word)} {where} cannot be: sweep.py sets it for every group (--seeds, "
-                "--sweep and --out stand before the --)"
-            )
-
-
-def _parsed(arguments: Sequence[str], defaults: RunConfig) -> RunConfig:
-    """As car_racing.py would read them; what it would say of unknown ones becomes one line."""
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said):
-            return parse(arguments, defaults)
-    except SystemExit as end:
-        if not end.code:
-            raise  # --help
-        told = unframed(said.getvalue())
-        raise UserError(f"car_racing.py does not take these options: {told}") from end
-
-
-def unframed(text: str) -> str:
-    """The first paragraph, as one line, of what tyro puts into a frame with a title."""
-    lines = [line.strip("│ ") for line in text.splitlines()[1:]]
-    paragraphs = itertools.groupby(lines, lambda line: bool(re.fullmatch("[─╰╯-]{9,}", line)))
-    return " ".join(next((part for rule, part in paragraphs if not rule), ()))
 
 
 def _check_scenes(groups: Sequence[Group], trained: Callable[[str], bool]) -> None:

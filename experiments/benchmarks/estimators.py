@@ -90,10 +90,15 @@ def estimators(
     print(f"nats per picture, {seeds} seeds, {steps} steps; mean (standard error)")
     print(f"  {'':26}{'one-hot samples':>20}{'as trained':>20}")
     for name, bounds in results.items():
-        cells = [f"{b.mean():.2f} ({b.std() / seeds**0.5:.2f})" for b in bounds.T]
+        cells = [f"{b.mean():.2f} ({standard_error(b)})" for b in bounds.T]
         print(f"  {name:26}{cells[0]:>20}{cells[1]:>20}")
     report = {"benchmark": "estimators", "machine": machine(), "steps": steps, "frames": frames}
     save(report | {"bounds": {n: b.tolist() for n, b in results.items()}}, out)
+
+
+def standard_error(values: np.ndarray) -> str:
+    """Of the mean of independent values [n]; "-" for one."""
+    return f"{values.std(ddof=1) / len(values) ** 0.5:.2f}" if len(values) > 1 else "-"
 
 
 def grass(images: np.ndarray) -> np.ndarray:

@@ -222,6 +222,18 @@ def test_the_form_of_2023():
     assert np.all(np.isfinite(metrics["loss/total"]))
 
 
+def test_the_step_sizes_of_adam_may_fall_too():
+    """By hand: on equal gradients Adam steps by its step size."""
+    config = replace(first_form(CONFIG), lr=1e-2, behaviour_lr=3e-3, lr_anneal=4)
+    optimiser, ones = make_optimiser(config), {n: jnp.ones(3) for n in ("actor", "encoder")}
+    opt, steps = optimiser.init(ones), []
+    for _ in range(6):
+        moved, opt = optimiser.update(ones, opt, ones)
+        steps.append([-float(moved["actor"][0]), -float(moved["encoder"][0])])
+    share = np.maximum(1 - 0.9 * np.arange(6) / 4, 0.1)
+    np.testing.assert_allclose(steps, share[:, None] * [3e-3, 1e-2], rtol=1e-3)
+
+
 def test_the_temperature_of_latents_falls_with_the_updates():
     config = replace(CONFIG, estimator="gumbel_softmax", temperature=2.0, final_temperature=0.25)
     agent = with_annealed_temperature(make_dreamer_v3, replace(config, anneal_updates=10), DISCRETE)

@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,12 @@ def test_each_part_is_left_out_once_and_a_stopped_command_goes_on(tmp_path, caps
     own = json.loads((tmp_path / "free-nats-seeds4" / "evaluation.json").read_text())["4"]
     assert own["average"] == 2 and own["stock"] and own["cycle"] == 2
     assert "| free nats | `--agent.free-nats 0` |" in (tmp_path / "ablations.md").read_text()
+    # Rows of parts that are not asked for again stay in the table.
+    shutil.copytree(tmp_path / "nothing-seeds4", tmp_path / "two-hot-seeds4")
+    assert ablate([*command, "--only", "free nats"], TASKS, run) == 0
+    assert len(told) == 3
+    rows = [row["group"] for row in held_out(tmp_path)]
+    assert list(dict.fromkeys(rows)) == ["nothing", "free nats", "two-hot"]
 
 
 @pytest.mark.parametrize(

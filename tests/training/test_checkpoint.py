@@ -20,7 +20,7 @@ import optax
 import pytest
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training import manifest
+from dreamer_jax.training import checkpoint, manifest
 from dreamer_jax.training.checkpoint import Checkpointer
 
 
@@ -203,6 +203,24 @@ def test_damaged_one_does_not_push_out_whole_ones(tmp_path):
     assert checkpointer.restore(make_small(0)).step == 1
     checkpointer.save(4, make_small(4), {})
     assert checkpointer.steps() == [4]
+
+
+def test_what_could_not_be_read_once_is_not_removed(tmp_path, monkeypatch):
+    checkpointer = saved(tmp_path, 5, 10)
+    whole = checkpoint.verify_files
+
+    def verify(folder, manifest):
+        if folder.name == "00000010":
+            raise OSError(errno.EMFILE, "Too many open files")
+        whole(folder, manifest)
+
+    monkeypatch.setattr(checkpoint, "verify_files", verify)
+    restored = checkpointer.restore(make_small(0))
+    assert restored.step == 5 and "could not be read" in restored.warnings[0]
+    monkeypatch.undo()
+    checkpointer.save(6, make_small(6), {})
+    assert checkpointer.steps() == [5, 6, 10]
+    assert checkpointer.restore(make_small(0)).step == 10
 
 
 def test_all_damaged_and_none_at_all(tmp_path):

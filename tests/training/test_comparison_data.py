@@ -142,6 +142,18 @@ def test_what_a_reader_must_know(tmp_path):
     assert warnings_about({"a": runs[:1], "b": group(1, 2)}) == []
 
 
+def test_evaluations_of_other_kinds_are_told(tmp_path):
+    ways = [{}, {"average": 9}, {"average": 1, "calm": True, "stock": False}]
+    runs = [
+        read_run(write_run(tmp_path / str(i), seed=i, evaluation=EVALUATION | way))
+        for i, way in enumerate(ways)
+    ]
+    average, calm = warnings_about({"a": runs[:2], "b": runs[2:]})[::-1]
+    assert calm.startswith("the held-out episodes were not driven alike: --calm is False or True")
+    assert average.startswith("the held-out episodes were not driven alike: --average is 1 or 9")
+    assert warnings_about({"a": [runs[0]]}) == []
+
+
 def test_what_an_arm_does_not_read_is_no_difference(tmp_path):
     arms = {"baseline": 0.5, "ddim": 1.0}
     configs = [CONFIG | {"arm": a, "generated": {"fraction": f}} for a, f in arms.items()]

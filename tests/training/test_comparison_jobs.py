@@ -1,6 +1,7 @@
 """Running the arms of a comparison, with scripts in the place of real training."""
 
 import csv
+import json
 import os
 import signal
 import textwrap
@@ -143,6 +144,12 @@ def test_what_is_done_is_not_done_again(scripts, tmp_path, capsys):
     assert [line.split()[0] for line in calls(scripts)] == ["evaluate", "evaluate"]
     (out / "baseline/seed_0/checkpoints/00000004").rmdir()
     assert compare([*words, "--first-track", "7"], scripts) == 0 and calls(scripts) == []
+    # Driven otherwise since then, by hand:
+    path = out / "baseline/seed_2/evaluation.json"
+    path.write_text(json.dumps({"2": json.loads(path.read_text())["2"] | {"average": 9}}))
+    assert compare([*words, "--first-track", "7"], scripts) == 0
+    folder = f"{out}/baseline/seed_2"
+    assert calls(scripts) == [f"evaluate {folder} --episodes 2 --first-track 7"]
     # Killed between the last log line and the last checkpoint:
     (out / "baseline/seed_0/evaluation.json").unlink()
     assert compare([*words, "--first-track", "7"], scripts) == 0

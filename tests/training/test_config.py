@@ -188,6 +188,44 @@ def test_training_on_the_drivers_records_needs_some():
     assert check(replace(shortest, prefill=0, pretrain=0))
 
 
+def test_prefill_ends_with_a_step_where_several_cars_race_whole_races():
+    races = replace(DEBUG, seeds="0:2", cycle_unit="episodes", cycle_size=2, replay=9000)
+    races = replace(races, env=replace(DEBUG.env, cars=2))
+    with pytest.raises(UserError, match=r"--prefill=80 .*--prefill 0 or --cycle-unit steps"):
+        check(races)
+    assert check(replace(races, prefill=0)) and check(replace(races, cycle_unit="steps"))
+
+
+@pytest.mark.parametrize(
+    ("agent", "name", "value"),
+    [
+        ("dreamer_v3", "agent.encoder", ((32, 1, 0),)),
+        ("planet", "agent.decoder", ((64, 2, 2), (32, 0, 2))),
+        ("dreamer_v1", "agent.decoder_base", (2, 0)),
+        ("dlc_v1", "agent.decoder", ()),
+        ("dreamer_v3", "eval_episodes", 5001),
+    ],
+)
+def test_layers_without_size_and_more_episodes_than_seeds(agent, name, value):
+    option = re.escape("--" + name.replace("_", "-"))
+    with pytest.raises(UserError, match=f"{option}=.* cannot be"):
+        check(changed(FAMILY[agent]["debug"], name, value))
+
+
+def test_what_the_other_optimiser_alone_has():
+    first = FAMILY["dreamer_v3"]["2023"]
+    assert check(changed(first, "agent.lr_anneal", 50))  # its step sizes do not rise first
+    with pytest.raises(UserError, match=r"--sweep.* cannot be: .*adam .*agent\.agc"):
+        check(replace(first, sweep=("agent.agc=0.1,0.3",)))
+
+
+def test_bins_count_where_they_are_used():
+    even = changed(FAMILY["dreamer_v3"]["debug"], "agent.bins", 2)
+    with pytest.raises(UserError, match=r"--agent\.bins=2 cannot be"):
+        check(even)
+    assert check(changed(even, "agent.numbers", "gaussian"))
+
+
 def test_the_step_size_falls_only_after_it_has_risen():
     with pytest.raises(UserError, match=r"--agent\.lr-anneal=50 cannot be: use 0 or more"):
         check(changed(FAMILY["dreamer_v3"]["debug"], "agent.lr_anneal", 50))

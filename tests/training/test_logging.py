@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import subprocess
 
 import imageio_ffmpeg
@@ -12,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dreamer_jax.training.display import Display
+from dreamer_jax.training.evaluate import Played
 from dreamer_jax.training.logging import RunLogger, encode_gif, mp4, read_metrics
 from dreamer_jax.training.members import Member
 
@@ -165,6 +167,50 @@ def test_closing_twice(tmp_path):
     logger = RunLogger(tmp_path)
     logger.close()
     logger.close()
+
+
+def test_a_flush_shows_everything(tmp_path):
+    with RunLogger(tmp_path) as logger:
+        for step in range(3):
+            logger.scalars(step, {f"x{i}": i for i in range(30)})
+        logger.flush()
+        events = load_events(tmp_path)
+    assert [len(events.Scalars(f"x{i}")) for i in range(30)] == [3] * 30
+
+
+@pytest.mark.parametrize("file", ["metrics", "events"])
+def test_a_full_disk_is_an_error_and_no_standstill(tmp_path, file):
+    logger = RunLogger(tmp_path)
+    full = os.open("/dev/full", os.O_WRONLY)
+    own = logger._metrics if file == "metrics" else logger._events._file._writer
+    own.flush()
+    os.dup2(full, own.fileno())
+    os.close(full)
+    with pytest.raises(OSError, match="No space left"):
+        for step in range(50):
+            logger.scalars(step, {f"x{i}": i for i in range(30)})
+        logger.flush()
+    logger.close()
+    assert own.closed
+
+
+def test_a_stopped_learner_is_no_part_of_evaluations(tmp_path):
+    members = [Member(seed, ()) for seed in (0, 1, 2)]
+    display = Display(tmp_path, members, 3, quiet=True)
+    played = Played(
+        returns=np.array([[800.0, 820.0], [20.0, 22.0], [700.0, 700.0]]),
+        laps=np.zeros((3, 2), bool),
+        progress=np.ones((3, 2)),
+        frames=np.full((3, 2), 900),
+        video=np.zeros((0, 8, 8, 3), np.uint8),
+    )
+    display.evaluation(np.full(3, 50), played, np.array([True, False, True]))
+    display.evaluation(np.full(3, 90), played, np.array([True, False, False]))
+    display.close()
+    assert not (tmp_path / "seed_1" / "metrics.jsonl").read_text()
+    both, one = read_metrics(tmp_path / "aggregate" / "metrics.jsonl")
+    assert both["eval/return_iqm"] == 755 and both["eval/return_iqm_high"] == 810
+    assert one == {"step": 90, "eval/return_iqm": 810}
 
 
 def test_each_setting_goes_on_from_its_own_frames(tmp_path):

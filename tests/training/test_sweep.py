@@ -1,5 +1,6 @@
 """Many learners on many machines: the plan, what is refused, and real groups on a local cluster."""
 
+import dataclasses
 import io
 import json
 import os
@@ -23,10 +24,11 @@ from dreamer_jax.training import sweep_group, sweep_ray
 from dreamer_jax.training.command import parse
 from dreamer_jax.training.comparison_data import read_group
 from dreamer_jax.training.config import to_dict
-from dreamer_jax.training.presets import DEBUG
+from dreamer_jax.training.presets import DEBUG, DREAMER_V3
 from dreamer_jax.training.run_folder import RunFolder
-from dreamer_jax.training.sweep import SweepConfig, gather, plan_groups, take_up, unframed
+from dreamer_jax.training.sweep import SweepConfig, gather, plan_groups, take_up
 from dreamer_jax.training.sweep_group import GroupRun, Job, next_arguments, progress, wait_for_lock
+from dreamer_jax.training.sweep_options import unframed
 from dreamer_jax.training.sweep_ray import Screen, describe, record
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -71,6 +73,15 @@ def test_the_racing_script_knows_these_options(tmp_path):
         assert [m.seed for m in config.members] == list(group.seeds)
 
 
+def test_any_agent(tmp_path):
+    """With the settings of its own preset."""
+    config = SweepConfig(tmp_path, "0:2", sweep=("agent.lr=1e-4,3e-4",))
+    (first, _) = plan_groups(config, "debug", ["--cycles", "9"], EXPERIMENTS, "dreamer_v3")
+    assert first.job.arguments[:4] == ("--preset", "debug", "--agent", "dreamer_v3")
+    own = dataclasses.replace(DREAMER_V3["debug"], cycles=9, seed=0, sweep=config.sweep)
+    assert first.job.config == json.loads(json.dumps(to_dict(own)))
+
+
 def test_one_learner_logs_into_its_run_folder(tmp_path):
     alone, *_, last = plan(tmp_path, group=1)
     assert alone.job.learners == (Path(),) and last.targets == [tmp_path / "seed_4"]
@@ -103,6 +114,8 @@ def test_one_learner_logs_into_its_run_folder(tmp_path):
         ("--seeds 0:2 --vary batch=8,16 -- --batch 3", "batch is set already"),
         ("--seeds 0:2 --vary agent.gamma=0,1 --sweep gamma=0,1", "agent.gamma is set already"),
         ("--seeds 0:2 --gpus 1", "--ddim=paper is not trained yet"),
+        ("--seeds 0:2 --vary agent=planet,dreamer_v3", "each agent has settings of its own"),
+        ("--seeds 0:2 -- --agent dreamer_v9", "--agent dreamer_v9 is unknown"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_starts(words, message, tmp_path, capsys):
