@@ -86,7 +86,8 @@ class DLCConfig:
     actor_critic_clip: float = 100.0
     """Largest global gradient norm of actor and critic."""
     lr_anneal: int = 0
-    """Updates after which all three step sizes have fallen, linearly, to a tenth (0: they stay)."""
+    """Updates after which the step sizes have fallen, linearly, to a tenth (0: they stay); the
+    actor's count from its first one on, so that it takes `actor_warmup` more."""
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from envs import RACE
 from envs.make import HELD_OUT
 
 EPISODES = ("returns", "progress", "frames")  # that evaluation.json has of every episode
+FRAMES_PER_SECOND = 50
 HOW = ("first_track", "stock", "calm", "average")  # and of the options
 
 
@@ -85,9 +86,14 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
             write_atomic(path, json.dumps(own, indent=1))
         video = folder.path / "videos" / "evaluation.mp4"
         if len(played.video):
-            mp4(video, played.video, 50 / config.env.action_repeat)
+            mp4(video, played.video, video_fps(config))
             print(f"video: {video}")
     return results
+
+
+def video_fps(config: RunConfig) -> float:
+    """Pictures, one for a decision, per second: 50 frames of the race are one."""
+    return FRAMES_PER_SECOND / config.env.action_repeat
 
 
 def check_tracks(name: str, number: int, first: int) -> None:

@@ -18,7 +18,7 @@ import tyro
 from dreamer_jax.errors import UserError
 from dreamer_jax.training import disk, hosts
 from dreamer_jax.training.arms import make_agent
-from dreamer_jax.training.assess import EvaluateConfig, assess_run
+from dreamer_jax.training.assess import EvaluateConfig, assess_run, video_fps
 from dreamer_jax.training.compilation import enable_cache
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
 from dreamer_jax.training.contest import ContestConfig, run_contest
@@ -197,7 +197,7 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
         with Run(make_agent, config, folder, scenes) as run:
             folder.save_config(to_dict(config))  # only now: a refused run leaves its folder free
             save_settings(folder.path, config)
-            display = Display(folder.path, run.members, config.cycles)
+            display = Display(folder.path, run.members, config.cycles, fps=video_fps(config))
             try:
                 announce(folder.path)
                 print(run.plan)
@@ -259,7 +259,9 @@ def resume(path: Path, find_scenes: FindScenes, arguments: Sequence[str] = ()) -
             if config != before:
                 _save_changed(folder, config, run.cycle)
             frames = [-1] * len(run.members) if fresh else run.collector.frames
-            display = Display(folder.path, run.members, config.cycles, run.cycle, frames)
+            display = Display(
+                folder.path, run.members, config.cycles, run.cycle, frames, fps=video_fps(config)
+            )
             try:
                 announce(folder.path)
                 for warning in warnings:

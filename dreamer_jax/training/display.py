@@ -17,8 +17,6 @@ from dreamer_jax.training.evaluate import Played
 from dreamer_jax.training.logging import METRICS_NAME, RunLogger, mp4
 from dreamer_jax.training.members import Member
 
-DECISION_FPS = 12.5  # decisions per second of game time at action repeat 4
-
 
 class Display:
     """Logs of S learners. Steps on every axis are environment frames of that learner."""
@@ -31,7 +29,10 @@ class Display:
         start: int = 0,
         resume_frames: Sequence[int] | None = None,
         quiet: bool = False,
+        fps: float = 12.5,
     ) -> None:
+        """`fps`: of videos, decisions per second of game time."""
+        self.fps = fps
         self.folder, self.members, many = folder, members, len(members) > 1
         self.folders = [folder / m.setting / f"seed_{m.seed}" if many else folder for m in members]
         resumed = [None] * len(members) if resume_frames is None else resume_frames
@@ -115,7 +116,7 @@ class Display:
                 continue
             step, data = int(frames[s]), {name: value[s] for name, value in arrays.items()}
             if "truth" in data:  # of agents that see pictures
-                _show_model(logger, step, data)
+                _show_model(logger, step, data, self.fps)
             known, guess = data["reward"].ravel(), data["reward_prediction"].ravel()
             logger.scalars(step, {"report/reward_correlation": correlation(known, guess)})
             logger.histogram(step, "report/reward_true", known)
@@ -123,7 +124,7 @@ class Display:
             if "value" in data:  # of agents that have one
                 _show_values(logger, step, data["value"], data["return"])
             if "generated" in data:
-                _show_generated(logger, step, data)
+                _show_generated(logger, step, data, self.fps)
 
     def evaluation(self, frames: np.ndarray, played: Played, healthy: np.ndarray) -> None:
         """Held-out episodes of the healthy [S]; the video is of the first learner's first track."""
@@ -145,9 +146,9 @@ class Display:
             aggregate.evaluation(frames, played.returns, healthy)
         step = int(frames[0])
         if len(played.video):
-            self.loggers[0].video(step, "eval/episode", played.video[:150], DECISION_FPS)
+            self.loggers[0].video(step, "eval/episode", played.video[:150], self.fps)
             try:
-                mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, DECISION_FPS)
+                mp4(self.folder / "videos" / f"eval_{step:08d}.mp4", played.video, self.fps)
             except OSError as error:  # no reason to end a training
                 self.say(f"warning: no video of this evaluation: {error}")
         self.say(
@@ -186,7 +187,7 @@ class Display:
         return [*self.loggers, *(aggregate.logger for aggregate in self.aggregates)]
 
 
-def _show_model(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> None:
+def _show_model(logger: RunLogger, step: int, data: dict[str, np.ndarray], fps: float) -> None:
     """What the world model makes of the pictures it saw, and those it foretells."""
     every = max(1, len(data["truth"]) // 8)
     logger.image(
@@ -198,7 +199,7 @@ def _show_model(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> No
         step,
         "model/open_loop",
         draw.open_loop_video(data["open_truth"], data["open_prediction"], CONTEXT),
-        DECISION_FPS,
+        fps,
     )
 
 
@@ -211,13 +212,13 @@ def _show_values(logger: RunLogger, step: int, value: np.ndarray, returns: np.nd
     logger.histogram(step, "report/return", returns)
 
 
-def _show_generated(logger: RunLogger, step: int, data: dict[str, np.ndarray]) -> None:
+def _show_generated(logger: RunLogger, step: int, data: dict[str, np.ndarray], fps: float) -> None:
     """Generated starts, their latents decoded before and after alignment, and their futures."""
     rows = np.stack([data["generated"], data["generated_before"], data["generated_after"]])
     logger.image(step, "generated/scene_before_after_alignment", draw.grid(rows))
     shown = data["generated_video"]  # [n, H + 1, h, w, c]
     first = np.repeat(data["generated"][:, None], shown.shape[1], axis=1)
-    logger.video(step, "generated/imagined", draw.side_by_side(first, shown), DECISION_FPS)
+    logger.video(step, "generated/imagined", draw.side_by_side(first, shown), fps)
     logger.scalars(
         step,
         {

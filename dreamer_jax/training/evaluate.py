@@ -43,13 +43,13 @@ def evaluate(
     Episodes are not cut short as in training: returns are those of the rules alone. Args: `carry`
     is the agent's fresh carry for n environments as a function of n (see `Agent.carry`).
     """
-    parallel = next(n for n in range(min(episodes, MOST_PARALLEL), 0, -1) if episodes % n == 0)
+    parallel = min(episodes, MOST_PARALLEL)
     seeds = [HeldOutSeeds(first_seed + n, parallel) for n in range(parallel)]
     learners = keys.shape[0]
     make = make_env(config, **PLAIN)
     with VectorEnv(make, seeds * learners, timeout=config.timeout) as env:
         acting = jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *x.shape)), carry(parallel))
-        game = _Game(env, learners, episodes // parallel)
+        game = _Game(env, learners, episodes)
         step = 0
         while game.active.any():
             lead = (learners, parallel)
@@ -69,11 +69,13 @@ def evaluate(
 
 
 class _Game:
-    """Runs E environments for `rounds` episodes each and keeps the scores."""
+    """Shares n episodes of each learner out to its environments and keeps the scores."""
 
-    def __init__(self, env: VectorEnv, learners: int, rounds: int) -> None:
-        self.env, self.learners, self.rounds = env, learners, rounds
+    def __init__(self, env: VectorEnv, learners: int, episodes: int) -> None:
+        self.env, self.learners, self.episodes = env, learners, episodes
         number = env.num_envs
+        lane = np.arange(number) % (number // learners)
+        self.rounds = -(-(episodes - lane) * learners // number)  # the first ones have one more
         self.obs = {
             name: np.zeros((number, *box.shape), box.dtype)
             for name, box in env.observation_space.items()
@@ -81,7 +83,7 @@ class _Game:
         self.is_first = np.zeros(number, bool)
         self.active = np.ones(number, bool)
         self.done = np.zeros(number, int)
-        self.scores = np.zeros((number, rounds, 4))  # return, lap, progress, frames
+        self.scores = np.zeros((number, self.rounds.max(), 4))  # return, lap, progress, frames
         self.video: list[np.ndarray] = []
 
     def step(self, actions: np.ndarray) -> None:
@@ -100,8 +102,8 @@ class _Game:
 
     def result(self) -> Played:
         # [S, parallel, rounds] -> [S, rounds * parallel], the order of the seeds
-        table = self.scores.reshape(self.learners, -1, self.rounds, 4)
-        table = np.swapaxes(table, 1, 2).reshape(self.learners, -1, 4)
+        table = self.scores.reshape(self.learners, -1, *self.scores.shape[1:])
+        table = np.swapaxes(table, 1, 2).reshape(self.learners, -1, 4)[:, : self.episodes]
         return Played(
             returns=table[..., 0],
             laps=table[..., 1] > 0,
