@@ -8,7 +8,6 @@ block pools by maximum. Channel numbers are read from the file.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax import npz
 from ddim_jax.features import FID_NET, FeatureNet, conv
 
 SIDE = 299  # pixels, the net's input
@@ -186,9 +186,9 @@ def inception(path: str | Path) -> FeatureNet:
       the file, the first tensor that is missing or odd, and the remedy.
     """
     try:
-        tensors = _read(Path(path))
+        tensors = npz.read(Path(path))
         weights, size = _folded(tensors)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{path}: {error}. Make the file with: {CONVERT}") from None
     name = net_name({name: tensor.shape for name, tensor in tensors.items()}, size)
     return FeatureNet(name, size, partial(_apply, jax.tree.map(jnp.asarray, weights)))
@@ -230,17 +230,6 @@ def _channels(node: Node, c_in: int, visit: Callable[[Conv, int], int]) -> int:
         case Fork(parts):
             return sum(_channels(part, c_in, visit) for part in parts)
     return c_in
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            tensors = {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"cannot be read as .npz without pickles ({error})") from None
-    if not all(isinstance(tensor, np.ndarray) for tensor in tensors.values()):
-        raise ValueError("is an archive of something else than arrays")
-    return tensors
 
 
 def _folded(tensors: dict[str, np.ndarray]) -> tuple[dict[str, tuple], int]:

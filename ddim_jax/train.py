@@ -52,6 +52,15 @@ def init(config: DDIMConfig, key: jax.Array) -> DDIMState:
     return DDIMState(params, jax.tree.map(jnp.copy, params), opt, jnp.zeros((), jnp.int32))
 
 
+@jax.jit
+def usable(state: DDIMState) -> jax.Array:
+    """Bool []: all of it is finite, and the weights in half precision too, in which they ship."""
+    limit = jnp.finfo(jnp.float16).max
+    weights = [jnp.all(jnp.abs(x) <= limit) for x in jax.tree.leaves((state.params, state.ema))]
+    rest = [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(state.opt)]
+    return jnp.all(jnp.stack(weights + rest))
+
+
 def train_step(
     config: DDIMConfig, state: DDIMState, images: jax.Array, key: jax.Array
 ) -> tuple[DDIMState, dict[str, jax.Array]]:

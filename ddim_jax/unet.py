@@ -131,6 +131,11 @@ def check_sizes(config: UNetConfig, image: tuple[int, int, int]) -> None:
     """Raises ValueError, naming the setting, where the network does not fit images (H, W, C)."""
     if not config.channels or config.blocks < 1 or config.fold < 1:
         raise ValueError("unet: channels, blocks and fold must not be empty or below 1")
+    if config.groups < 1 or config.head_dim < 1 or min(config.channels) < 1:
+        raise ValueError(
+            f"unet: groups={config.groups}, head_dim={config.head_dim} and channels "
+            f"{config.channels} must all be 1 or more"
+        )
     block = config.fold * 2 ** (len(config.channels) - 1)
     if image[0] % block or image[1] % block:
         raise ValueError(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddim_jax import config as settings
+from ddim_jax import npz
 from ddim_jax.config import DDIMConfig
 from ddim_jax.unet import UNet
 
@@ -25,10 +25,10 @@ class WeightsError(ValueError):
 
 
 def save_weights(path: Path, config: DDIMConfig, params: Any) -> None:
-    """Write `params` in half precision and `config`."""
+    """Write `params` in half precision and `config`, all of it or nothing."""
     leaves = {_name(where): np.asarray(leaf, np.float16) for where, leaf in _paths(params)}
     text = json.dumps(settings.to_dict(config))
-    np.savez_compressed(path, **leaves, **{CONFIG_ENTRY: np.array(text)})
+    npz.write(path, **leaves, **{CONFIG_ENTRY: np.array(text)})
 
 
 def load_weights(path: Path) -> tuple[DDIMConfig, Any]:
@@ -38,14 +38,16 @@ def load_weights(path: Path) -> tuple[DDIMConfig, Any]:
       WeightsError: missing, damaged or of another network than its settings say.
     """
     try:
-        with Path(path).open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            config = settings.from_dict(json.loads(str(file[CONFIG_ENTRY])))
-            settings.check(config)
-            arrays = {name: file[name] for name in file.files if name != CONFIG_ENTRY}
+        arrays = npz.read(path)
+        config = settings.from_dict(json.loads(str(arrays.pop(CONFIG_ENTRY))))
+        settings.check(config)
     except FileNotFoundError as error:
         raise WeightsError(f"no diffusion weights at {path}; train them, see --help") from error
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise WeightsError(f"{path} is no weights file of this program ({error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{path} is no weights file of this program ({error}); delete it and train the model "
+            "with pretrain_ddim.py, or go on with --resume in its folder, which writes it anew"
+        ) from error
     return config, fill(template(config), arrays, str(path))
 
 

@@ -38,12 +38,14 @@ class AgentPolicy:
         agent, self._state = loaded.agent, loaded.of(0)
         self._fresh = agent.carry(1)
         self._act = jax.jit(agent.act, static_argnames="mode")
-        self._key = named_key(jax.random.key(seed), "collect")
-        self._steps = 0
+        self._seed = named_key(jax.random.key(seed), "collect")
 
     def begin(self, rng: np.random.Generator) -> None:
-        """A new episode."""
+        """A new episode, whose noise `rng` decides."""
         self._carry, self._first = self._fresh, True
+        # Not a count over all episodes: test frames are the same with and without training's.
+        self._key = jax.random.fold_in(self._seed, int(rng.integers(2**31)))
+        self._steps = 0
 
     def act(self, env: Any, image: np.ndarray) -> np.ndarray:
         """The next action, float32 [2], for the picture uint8 [H, W, 3]."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import tyro
 
 from ddim_jax import config as settings
 from ddim_jax.training.agent_policy import AgentPolicy
+from ddim_jax.training.frames import TrackPolicy
 from ddim_jax.training.pretrain import (
     PRESETS,
     PretrainConfig,
@@ -21,6 +22,7 @@ from ddim_jax.training.pretrain import (
     feature_net,
 )
 from dreamer_jax.errors import UserError
+from dreamer_jax.training import disk
 from dreamer_jax.training.command import announce, guarded
 from dreamer_jax.training.run_folder import RunFolder
 
@@ -53,24 +55,34 @@ def _pretrain(argv: Sequence[str]) -> int:
 
 
 def begin(config: PretrainConfig, name: str) -> int:
-    """A new training in a new folder."""
+    """A new training in a new folder: `default_folder(name)` for the preset's own settings only.
+
+    There a race with --ddim NAME would take it for the preset's.
+    """
     policy = _policy(config)  # what is missing is told before a folder is made
     net = feature_net(config.inception)
-    out = Path(config.out) if config.out else default_folder(name)
+    out = Path(config.out) if config.out else None
+    if out is None and not changes(to_dict(config), name):
+        out = default_folder(name)
     with RunFolder.create(out, f"ddim-{name}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
         folder.save_config(to_dict(config))
         announce(folder.path)
-        return Pretraining(config, folder, net).run(policy)
+        return _train(Pretraining(config, folder, net), lambda: policy)
 
 
 def resume(path: Path) -> int:
-    """Continue in `path` with the settings it holds."""
+    """Continue in `path` with the settings it holds; their agent only collects missing frames."""
     with RunFolder.open(path) as folder:
         config = check(from_dict(folder.load_config()))
         announce(folder.path)
         net = feature_net(config.inception)
-        return Pretraining(config, folder, net).run(_policy(config))
+        return _train(Pretraining(config, folder, net), lambda: _policy(config))
+
+
+def _train(training: Pretraining, policy: Callable[[], Any]) -> int:
+    with disk.explained(f"--resume {training.folder.path}"):
+        return training.run(policy)
 
 
 def to_dict(config: PretrainConfig) -> dict[str, Any]:
@@ -90,5 +102,29 @@ def from_dict(values: dict[str, Any]) -> PretrainConfig:
         ) from error
 
 
-def _policy(config: PretrainConfig) -> AgentPolicy | None:
-    return AgentPolicy(Path(config.agent), config.seed) if config.agent else None
+def changes(values: dict[str, Any], preset: str) -> list[str]:
+    """What settings (see `to_dict`) change of a preset's, `out` and `agent` apart.
+
+    Returns lines as "steps=10 (preset: 100000)", none where all are equal.
+    """
+    own, its = _flat(values), _flat(to_dict(PRESETS[preset]))
+    return [
+        f"{name}={own.get(name)} (preset: {its.get(name)})"
+        for name in dict.fromkeys([*its, *own])
+        if own.get(name) != its.get(name) and name not in ("out", "agent")
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Entries of inner dictionaries under dotted names; tuples as the lists they are in JSON."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def _policy(config: PretrainConfig) -> AgentPolicy | TrackPolicy:
+    return AgentPolicy(Path(config.agent), config.seed) if config.agent else TrackPolicy()

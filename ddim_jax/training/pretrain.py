@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ddim_jax.metrics import (
     grid_with_neighbours,
     nearest_neighbours,
 )
-from ddim_jax.training.frames import TrackPolicy, collect, load_frames, save_frames
+from ddim_jax.training.frames import FRAME, collect, load_frames, save_frames
 from ddim_jax.weights_file import save_weights
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
@@ -35,6 +36,11 @@ from dreamer_jax.training.signals import StopRequest
 
 FRAMES_NAME, WEIGHTS_NAME = "frames.npz", "weights.npz"
 SHOWN = 64  # pictures of a grid
+NEIGHBOURS = 3  # of a sample, and k of precision and recall
+UNUSABLE = "nan, infinite or beyond half precision"
+TRAIN_ANEW = "train anew with a smaller --model.lr and another --out, since a folder keeps its lr"
+
+Sets = tuple[np.ndarray | None, np.ndarray | None]  # training and test frames
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class PretrainConfig:
     seed: int = 0
     """Seed of weights, frames, noise."""
     out: str | None = None
-    """Folder (default: runs/ddim-PRESET)."""
+    """Folder (default: runs/ddim-PRESET for the preset as it is, else a new one under runs/)."""
     agent: str | None = None
     """Run folder of a trained agent that collects the frames (default: a scripted driver that
     follows the road)."""
@@ -95,8 +101,9 @@ PRESETS = {"debug": DEBUG, "laptop": LAPTOP, "paper": PretrainConfig()}
 
 def check(config: PretrainConfig) -> PretrainConfig:
     """Return `config` if it can run. Raises UserError naming setting and remedy."""
-    least = {"frames": 1, "test_frames": 2, "steps": 1, "log_every": 1, "checkpoint_every": 1}
-    least |= {"keep": 1, "sample_steps": 1, "samples": 2, "report_every": 0, "seed": 0}
+    least = {"frames": NEIGHBOURS, "test_frames": NEIGHBOURS + 1, "samples": NEIGHBOURS + 1}
+    least |= {"steps": 1, "log_every": 1, "checkpoint_every": 1, "report_every": 0}
+    least |= {"keep": 1, "sample_steps": 1, "seed": 0}
     for name, low in least.items():
         if getattr(config, name) < low:
             option = "--" + name.replace("_", "-")
@@ -106,10 +113,21 @@ def check(config: PretrainConfig) -> PretrainConfig:
             f"--sample-steps={config.sample_steps} cannot be: the model is trained on "
             f"--model.noise-steps={config.model.noise_steps}"
         )
+    if config.model.image != FRAME:
+        raise UserError(
+            f"--model.image={config.model.image} cannot be: the frames of the race are {FRAME}; "
+            "leave it out"
+        )
     try:
         settings.check(config.model)
     except ValueError as error:
         raise UserError(f"--model.{error}") from error
+    levels = len(config.model.unet.channels)
+    if odd := [level for level in config.model.unet.attention if not 0 <= level < levels]:
+        raise UserError(
+            f"--model.unet.attention={odd[0]} cannot be: the {levels} levels of "
+            f"--model.unet.channels count from 0 to {levels - 1}"
+        )
     return config
 
 
@@ -121,20 +139,24 @@ class Pretraining:
         self.key = jax.random.key(config.seed)
         self.checkpoints = Checkpointer(folder.path / "checkpoints", config.keep)
 
-    def run(self, policy: Any = None) -> int:
-        """To the end or to a stop request; returns the exit status."""
+    def run(self, policy: Callable[[], Any]) -> int:
+        """To the end or to a stop request; returns the exit status.
+
+        policy: makes what drives (see `collect`), where frames are still to be collected.
+        Raises UserError when training stops being finite, or files of before cannot be used.
+        """
         config = self.config
         with StopRequest() as stop:
-            train_frames, test_frames = self._frames(policy)
+            self.train_frames, self.test = self._frames(policy, stop)
             if stop.requested:
+                print(f"stopped before training; go on with --resume {self.folder.path}")
                 return stop.code
-            self.test = test_frames
-            self.test_features = features(self.net, test_frames)
-            self.data = jnp.asarray(train_frames)
-            self.train_frames = train_frames
+            self.test_features = features(self.net, self.test)
+            self.data = jnp.asarray(self.train_frames)
             state = self._state()
             done = int(state.step)
-            self.logger = RunLogger(self.folder.path, done if done else None)
+            # -1: what was logged before a first checkpoint is done again too
+            self.logger = RunLogger(self.folder.path, done or -1)
             self.bar = tqdm(total=config.steps, initial=done, unit="step", smoothing=0.05)
             try:
                 state = self._loop(state, done, stop)
@@ -144,33 +166,50 @@ class Pretraining:
         if stop.requested and int(state.step) < config.steps:
             print(f"saved after step {int(state.step)}; go on with --resume {self.folder.path}")
             return stop.code
-        self._judge(state)
+        # Before the judging, which may fail.
         save_weights(self.folder.path / WEIGHTS_NAME, config.model, jax.device_get(state.ema))
-        print(f"finished: weights in {self.folder.path / WEIGHTS_NAME}")
+        self._judge(state)
+        print(f"finished: weights in {self.folder.path / WEIGHTS_NAME}; --ddim takes their folder")
         return 0
 
-    def _frames(self, policy: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _frames(self, policy: Callable[[], Any], stop: StopRequest) -> Sets:
+        """Training and test frames; None for what a stop request leaves to be collected."""
         path = self.folder.path / FRAMES_NAME
-        if path.exists():
-            return load_frames(path)
-        config, policy = self.config, policy or TrackPolicy()
+        held, test = load_frames(path) if path.exists() else (None, None)
+        if test is not None:
+            return held, test
+        train_frames, test = self._collect(policy(), held, stop)
+        if test is not None or train_frames is not held:
+            save_frames(path, train_frames, test)
+        return train_frames, test
+
+    def _collect(self, driver: Any, held: np.ndarray | None, stop: StopRequest) -> Sets:
+        """As `_frames`; `held` are the training frames if they are there already."""
+        config = self.config
         with tqdm(total=config.frames + config.test_frames, unit="frame") as bar:
-            sets = []
-            for number, test in ((config.frames, False), (config.test_frames, True)):
+
+            def more(number: int, test: bool) -> np.ndarray | None:
                 base = bar.n
-                show = lambda n, base=base: bar.update(base + n - bar.n)  # noqa: E731
-                sets.append(collect(number, policy.env, policy, config.seed, test, show))
-        save_frames(path, *sets)
-        return sets[0], sets[1]
+                return collect(
+                    number,
+                    driver.env,
+                    driver,
+                    config.seed,
+                    test,
+                    progress=lambda n: bar.update(base + n - bar.n),
+                    stop=lambda: stop.requested,
+                )
+
+            if held is None:
+                held = more(config.frames, False)
+            else:
+                bar.update(len(held))
+            return held, None if held is None else more(config.test_frames, True)
 
     def _state(self) -> train.DDIMState:
-        fresh = jax.eval_shape(lambda key: train.init(self.config.model, key), self.key)
         if not self.checkpoints.steps():
             return jax.jit(lambda key: train.init(self.config.model, key))(self.key)
-        restored = self.checkpoints.restore(fresh)
-        for warning in restored.warnings:
-            print(f"warning: {warning}")
-        return restored.arrays
+        return newest(self.checkpoints, self.config.model)
 
     def _loop(self, state: train.DDIMState, done: int, stop: StopRequest) -> train.DDIMState:
         config, kept, clock = self.config, [], time.perf_counter()
@@ -179,27 +218,41 @@ class Pretraining:
             kept.append(metrics)
             done += 1
             self.bar.update()
-            last = done == config.steps
-            if done % config.log_every == 0 or last:
+            last, leave = done == config.steps, stop.requested
+            log = done % config.log_every == 0 or last
+            report = config.report_every and (done % config.report_every == 0 or last)
+            save = done % config.checkpoint_every == 0 or last or leave
+            if log or report or save:
+                self._see_that_it_is_finite(done, state, kept)
+            if log:
                 self._log(done, state, kept, time.perf_counter() - clock)
                 kept, clock = [], time.perf_counter()
-            if config.report_every and (done % config.report_every == 0 or last):
+            if report:
                 self._report(done, state)
                 clock = time.perf_counter()
-            if done % config.checkpoint_every == 0 or last or stop.requested:
+            if save:
                 self.logger.flush()
                 self.checkpoints.save(done, state, {"step": done})
-            if stop.requested:
+            if leave:
                 break
         return state
 
+    def _see_that_it_is_finite(self, step: int, state: train.DDIMState, kept: list) -> None:
+        """kept: the figures of the steps up to `step` since the last line of the log."""
+        for number, figures in enumerate(jax.device_get(kept), step - len(kept) + 1):
+            if odd := [name for name, value in figures.items() if not np.isfinite(value)]:
+                raise self._diverged(f"{' and '.join(odd)} became nan or infinite in step {number}")
+        if not train.usable(state):
+            raise self._diverged(f"the weights became {UNUSABLE} by step {step}")
+
+    def _diverged(self, what: str) -> UserError:
+        way_on = ""
+        if steps := self.checkpoints.steps():
+            way_on = f"; --resume {self.folder.path} goes on from step {steps[-1]} with it"
+        return UserError(f"{what}; {TRAIN_ANEW}{way_on}")
+
     def _log(self, step: int, state: train.DDIMState, kept: list, seconds: float) -> None:
         means = {name: np.mean([float(m[name]) for m in kept]) for name in kept[0]}
-        if not np.isfinite(means["loss"]):
-            raise UserError(
-                f"loss became nan or infinite before step {step}; try a smaller --model.lr; "
-                f"--resume {self.folder.path} goes on from the last checkpoint"
-            )
         apart = max(1, len(self.test) // self.config.model.batch)  # frames of many tracks
         batch = jnp.asarray(self.test[::apart][: self.config.model.batch])
         test = train.held_out_loss(self.config.model, state.ema, batch, jax.random.key(0))
@@ -215,7 +268,7 @@ class Pretraining:
         made = samples(state.ema, self.config, self.config.samples)
         self.logger.image(step, "ddim/samples", mosaic(made[:SHOWN]))
         self.logger.image(step, "ddim/held_out_frames", mosaic(self.test[:SHOWN]))
-        index, _ = nearest_neighbours(_small(made[:8]), _small(self.train_frames), 3)
+        index, _ = nearest_neighbours(_small(made[:8]), _small(self.train_frames), NEIGHBOURS)
         self.logger.image(
             step,
             "ddim/samples_and_nearest_training_frames",
@@ -228,11 +281,28 @@ class Pretraining:
     def _judge(self, state: train.DDIMState) -> None:
         """The table of the finished model: quality.json and a few lines."""
         made = samples(state.ema, self.config, self.config.samples)
-        table = compare_pictures(self.test, made, self.train_frames, self.net)
+        table = compare_pictures(self.test, made, self.train_frames, self.net, NEIGHBOURS)
         table |= {"steps": int(state.step), "sample_steps": self.config.sample_steps}
         write_atomic(self.folder.path / "quality.json", json.dumps(table, indent=1) + "\n")
         for name, value in table.items():
             print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
+
+
+def newest(checkpoints: Checkpointer, model: DDIMConfig) -> train.DDIMState:
+    """The newest whole checkpoint; damaged ones are printed.
+
+    Raises UserError: there is none, it is of another model, or its weights cannot be used.
+    """
+    template = jax.eval_shape(lambda key: train.init(model, key), jax.random.key(0))
+    restored = checkpoints.restore(template)
+    for warning in restored.warnings:
+        print(f"warning: {warning}")
+    if not train.usable(restored.arrays):
+        raise UserError(
+            f"the weights in {checkpoints.directory}/{restored.step:08d} are {UNUSABLE}; remove it "
+            f"to take an earlier one, or {TRAIN_ANEW}"
+        )
+    return restored.arrays
 
 
 def feature_net(inception_path: str | None) -> FeatureNet:
@@ -269,5 +339,5 @@ def _small(images: np.ndarray) -> np.ndarray:
 
 
 def default_folder(preset: str) -> Path:
-    """Where a preset's model is trained, and found again."""
+    """Where a preset's model is trained; --ddim PRESET looks for it there if none ships."""
     return Path("runs") / f"ddim-{preset}"

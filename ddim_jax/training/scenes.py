@@ -11,7 +11,7 @@ import jax
 from ddim_jax import train
 from ddim_jax.config import DDIMConfig
 from ddim_jax.training import command
-from ddim_jax.training.pretrain import PRESETS, WEIGHTS_NAME, default_folder
+from ddim_jax.training.pretrain import PRESETS, WEIGHTS_NAME, default_folder, newest
 from ddim_jax.weights_file import SHIPPED, WeightsError, digest, load_weights
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
@@ -46,7 +46,7 @@ def load(source: str) -> tuple[DDIMConfig, Any]:
     try:
         if source in PRESETS:
             shipped = SHIPPED / f"{source}.npz"
-            return load_weights(shipped) if shipped.exists() else _trained_here(source)
+            return _shipped(shipped) if shipped.exists() else _trained_here(source)
         path = Path(source)
         if path.is_dir():
             return from_folder(path)
@@ -60,9 +60,22 @@ def load(source: str) -> tuple[DDIMConfig, Any]:
     )
 
 
+def _shipped(path: Path) -> tuple[DDIMConfig, Any]:
+    """The weights that ship, even where the same preset was trained here."""
+    folder = default_folder(path.stem)
+    if (folder / WEIGHTS_NAME).exists():
+        print(
+            f"--ddim {path.stem} takes the weights that ship; for those trained in {folder}: "
+            f"--ddim {folder}"
+        )
+    return load_weights(path)
+
+
 def _trained_here(preset: str) -> tuple[DDIMConfig, Any]:
     """The preset's model under runs/, trained first where it is missing or unfinished."""
     folder = default_folder(preset)
+    if (folder / CONFIG_NAME).exists():
+        _compare(folder, preset)
     if not (folder / WEIGHTS_NAME).exists():
         print(
             f"no weights for the diffusion model {preset} yet: training it first in {folder}; "
@@ -75,13 +88,27 @@ def _trained_here(preset: str) -> tuple[DDIMConfig, Any]:
     return load_weights(folder / WEIGHTS_NAME)
 
 
+def _compare(folder: Path, preset: str) -> None:
+    with RunFolder.open(folder, exclusive=False) as run:
+        changed = command.changes(run.load_config(), preset)
+    if changed:
+        print(
+            f"{folder}, which --ddim {preset} takes, has other settings than the preset: "
+            f"{', '.join(changed)}; move it away to train the preset itself"
+        )
+
+
 def from_folder(path: Path) -> tuple[DDIMConfig, Any]:
-    """The averaged weights of the newest whole checkpoint of a training."""
+    """The averaged weights of a training's newest whole checkpoint, or its weights file if the
+    checkpoints were removed. Says so where the training is unfinished.
+    """
     with RunFolder.open(path, exclusive=False) as folder:
-        model = command.from_dict(folder.load_config()).model
+        config = command.from_dict(folder.load_config())
         checkpoints = Checkpointer(folder.path / "checkpoints")
-        template = jax.eval_shape(lambda key: train.init(model, key), jax.random.key(0))
-        restored = checkpoints.restore(template)
-        for warning in restored.warnings:
-            print(f"warning: {warning}")
-    return model, restored.arrays.ema
+        weights = folder.path / WEIGHTS_NAME
+        if weights.exists() and not checkpoints.steps():
+            return load_weights(weights)
+        state = newest(checkpoints, config.model)
+    if (done := int(state.step)) < config.steps:
+        print(f"{path} is unfinished: step {done} of {config.steps}")
+    return config.model, state.ema

@@ -292,7 +292,7 @@ def announce(path: Path) -> None:
 
 def _train(run: Run, display: Display, fresh: bool) -> int:
     try:
-        with StopRequest() as stop:
+        with StopRequest() as stop, disk.explained(f"--resume {run.folder.path}"):
             if fresh:
                 if run.scenes is not None:
                     display.say(f"generating {run.config.generated.pool} scenes")
@@ -305,10 +305,6 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
             f"{error} Nothing is lost up to cycle {max(run.checkpoints.steps(), default=0)}: "
             f"--resume {run.folder.path}"
         ) from error
-    except OSError as error:
-        if (line := disk.remedy(error, f"--resume {run.folder.path}")) is None:
-            raise
-        raise UserError(line) from error
     name = run.config.arm if run.config.algorithm == "dlc_v1" else run.config.algorithm
     display.finish(task_name(run.config.env.id), name)
     if stop.requested:

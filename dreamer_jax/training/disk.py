@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dreamer_jax.errors import UserError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -36,3 +40,14 @@ def remedy(error: OSError, go_on: str = "begin again") -> str | None:
             f"then {go_on}"
         )
     return None
+
+
+@contextmanager
+def explained(go_on: str) -> Iterator[None]:
+    """Errors within that are a matter of the disk become a UserError with `remedy`'s line."""
+    try:
+        yield
+    except OSError as error:
+        if (line := remedy(error, go_on)) is None:
+            raise
+        raise UserError(line) from error

@@ -68,6 +68,30 @@ def test_a_policy_that_sees_is_shown_every_picture():
     assert all(not np.array_equal(a, b) for a, b in pairs)
 
 
+def test_frames_of_a_standing_car_are_of_the_first_second_whatever_a_decision_lasts():
+    class Standing(TrackPolicy):
+        def act(self, env, image):
+            return np.zeros(2, np.float32)
+
+    for repeat, least, most in ((1, 6, 16), (8, 0, 2)):  # 49 and 6 decisions, 3 to 7 apart
+        env = MakeEnv(ENV.env_id, {"time_limit": 120, "action_repeat": repeat})()
+        for seed in range(3):
+            kept = frames._episode(env, Standing(), 0, np.random.default_rng(seed), 40)
+            assert least <= len(kept) <= most
+        env.close()
+
+
+def test_collecting_stops_between_two_episodes(monkeypatch):
+    monkeypatch.setattr(frames, "PER_TRACK", 2)
+    assert collect(4, ENV, TrackPolicy(), 0, False, stop=lambda: True) is None
+    counts = []
+    collected = collect(
+        4, ENV, TrackPolicy(), 0, False, progress=counts.append, stop=lambda: bool(counts)
+    )
+    assert collected is None and len(counts) == 1
+    assert len(collect(2, ENV, TrackPolicy(), 0, False, stop=lambda: bool(counts[1:]))) == 2
+
+
 def test_file_round_trip_and_damage(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 3), np.uint8)
     path = tmp_path / "frames.npz"
@@ -75,6 +99,9 @@ def test_file_round_trip_and_damage(tmp_path):
     train, test = load_frames(path)
     assert np.array_equal(train, images) and np.array_equal(test, images[:2])
     assert list(tmp_path.iterdir()) == [path]
+    save_frames(path, images, None)
+    train, test = load_frames(path)
+    assert np.array_equal(train, images) and test is None
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=r"frames\.npz"):
         load_frames(path)

@@ -12,7 +12,7 @@ from logged import lines, set_cycles
 
 from ddim_jax.training import command, pretrain, scenes
 from ddim_jax.training.agent_policy import AgentPolicy
-from ddim_jax.training.frames import load_frames
+from ddim_jax.training.frames import collect, load_frames
 from ddim_jax.training.pretrain import DEBUG, PRESETS
 from ddim_jax.weights_file import SHIPPED, load_weights
 from dreamer_jax.errors import UserError
@@ -99,8 +99,11 @@ def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path, capsys
     train, test = load_frames(tmp_path / "again" / "frames.npz")
     assert train.shape == (8, 96, 96, 3) and test.shape == (5, 96, 96, 3)
     assert len({image.tobytes() for image in train}) == 8
-    # in the race that it knows
-    assert AgentPolicy(folder, 0).env().unwrapped.steer_scale == 0.5
+    # in the race that it knows, and the same whatever it drove before
+    policy = AgentPolicy(folder, 0)
+    assert policy.env().unwrapped.steer_scale == 0.5
+    one, other = (collect(3, policy.env, policy, 0, True) for _ in range(2))
+    assert np.array_equal(one, other)
     config = json.loads((folder / "config.json").read_text())
     config["env"]["id"] = "CartPole-v1"
     (folder / "config.json").write_text(json.dumps(config))
@@ -148,6 +151,13 @@ def test_the_laptop_weights_ship():
         (["--sample-steps", "0"], "--sample-steps=0"),
         (["--sample-steps", "51"], "--sample-steps=51"),
         (["--test-frames", "1"], "--test-frames=1"),
+        (["--test-frames", "3"], "--test-frames=3"),
+        (["--samples", "3"], "--samples=3"),
+        (["--frames", "2"], "--frames=2"),
+        (["--model.image", "48", "48", "3"], "--model.image=(48, 48, 3)"),
+        (["--model.unet.attention", "1"], "--model.unet.attention=1"),
+        (["--model.unet.groups", "0"], "groups=0"),
+        (["--model.unet.head-dim", "0"], "head_dim=0"),
         (["--model.unet.fold", "7"], "--model.unet"),
         (["--model.batch", "0"], "--model.batch=0"),
         (["--agent", "nowhere"], "nowhere"),

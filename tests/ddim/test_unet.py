@@ -114,6 +114,19 @@ def test_training_depends_on_key_and_step_alone():
     jax.tree.map(np.testing.assert_array_equal, at_once, resumed)
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1e5])
+@pytest.mark.parametrize("part", ["params", "ema", "opt"])
+def test_one_bad_number_makes_a_state_unusable(state, part, value):
+    def harmed(leaf):
+        whole = np.issubdtype(leaf.dtype, np.integer)
+        return leaf if whole else leaf.at[(0,) * leaf.ndim].set(value)
+
+    assert train.usable(state)
+    bad = state._replace(**{part: jax.tree.map(harmed, getattr(state, part))})
+    # moments are not kept in half precision
+    assert bool(train.usable(bad)) == (part == "opt" and bool(np.isfinite(value)))
+
+
 def test_generation_is_decided_by_its_key(state):
     draw = lambda key: train.generate_jit(  # noqa: E731
         state.params, jax.random.key(key), 2, config=SMALL, steps=3
@@ -176,6 +189,10 @@ def test_config_survives_json():
         (UNetConfig(channels=(20, 20)), "groups"),
         (UNetConfig(channels=()), "empty"),
         (UNetConfig(blocks=0), "below 1"),
+        (UNetConfig(groups=0), "groups=0"),
+        (UNetConfig(head_dim=0), "head_dim=0"),
+        (UNetConfig(groups=-32), "groups=-32"),
+        (UNetConfig(channels=(0, 0)), "1 or more"),
     ],
 )
 def test_networks_that_do_not_fit_are_refused(unet, word):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from ddim_jax.training import command as ddim_command
 from dreamer_jax.errors import UserError
 from dreamer_jax.training import command
 
@@ -33,6 +34,8 @@ def test_other_errors_of_the_system_are_not_explained_away():
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES])
 def test_a_training_says_how_to_go_on(code):
     folder = SimpleNamespace(path="runs/x")
-    run = SimpleNamespace(train=fails(code), folder=folder)
+    run = SimpleNamespace(train=fails(code), run=fails(code), folder=folder)
     with pytest.raises(UserError, match="then --resume runs/x"):
         command._train(run, display=None, fresh=False)
+    with pytest.raises(UserError, match="then --resume runs/x"):
+        ddim_command._train(run, policy=None)
