@@ -71,7 +71,7 @@ class Run:
             if scenes is not None and scenes.image != self.spec.image:
                 raise ValueError(
                     f"--ddim={config.ddim} makes images of {scenes.image}, the environment of "
-                    f"{self.spec.image}; train one for this size with pretrain_ddim.py"
+                    f"{self.spec.image}; use a model of these, as --ddim laptop, or --arm baseline"
                 )
         except ValueError as error:  # what environment or networks say of their options
             raise UserError(str(error)) from error
