@@ -324,9 +324,8 @@ class _Worker:
         self.process = context.Process(target=worker.run_worker, args=arguments, daemon=True)
         with theirs, _main_hidden(unless=b"__main__" in payload):
             self.process.start()
-        atexit.register(
-            self.process.kill
-        )  # before multiprocessing's own end, which waits for SIGTERM
+        # Before multiprocessing's own end, which waits for SIGTERM.
+        atexit.register(self.process.kill)
 
     def fate(self) -> str:
         """How the process ended, in words."""

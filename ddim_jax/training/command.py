@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from ddim_jax.training.pretrain import (
 from dreamer_jax.errors import UserError
 from dreamer_jax.training import disk
 from dreamer_jax.training.command import announce, guarded
-from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.run_folder import RunFolder, full_names
 
 
 def pretrain(argv: Sequence[str]) -> int:
@@ -107,23 +108,13 @@ def changes(values: dict[str, Any], preset: str) -> list[str]:
 
     Returns lines as "steps=10 (preset: 100000)", none where all are equal.
     """
-    own, its = _flat(values), _flat(to_dict(PRESETS[preset]))
+    both = json.loads(json.dumps([values, to_dict(PRESETS[preset])]))  # tuples are lists there
+    own, its = (full_names(each) for each in both)
     return [
         f"{name}={own.get(name)} (preset: {its.get(name)})"
         for name in dict.fromkeys([*its, *own])
         if own.get(name) != its.get(name) and name not in ("out", "agent")
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Entries of inner dictionaries under dotted names; tuples as the lists they are in JSON."""
-    flat = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def _policy(config: PretrainConfig) -> AgentPolicy | TrackPolicy:

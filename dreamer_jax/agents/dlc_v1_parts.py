@@ -14,7 +14,7 @@ from dreamer_jax.nn.blocks import MLP
 from dreamer_jax.nn.conv import fold, to_unit
 from dreamer_jax.nn.vision import Decoder, Encoder
 from dreamer_jax.ops.keys import named_key
-from dreamer_jax.ops.optimisers import annealed, clipped_adam
+from dreamer_jax.ops.optimisers import clipped_adam
 from dreamer_jax.types import Params, Spec
 from dreamer_jax.world_models.rssm import RSSM
 
@@ -104,8 +104,7 @@ def make_optimisers(config: DLCConfig) -> Optimisers:
     eps, clip = config.actor_critic_eps, config.actor_critic_clip
 
     def adam(lr: float, eps: float, clip: float, every: int = 1):
-        falls = config.lr_anneal // every
-        return clipped_adam(annealed(lr, falls) if falls else lr, eps, clip)
+        return clipped_adam(lr, eps, clip, config.lr_anneal // every)
 
     return Optimisers(
         model=adam(config.model_lr, config.model_eps, config.model_clip),

@@ -16,7 +16,7 @@ from dreamer_jax.ops.categorical import estimator
 from dreamer_jax.ops.heads import Head, gaussian_head, two_hot_head
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.moments import Range, init_range
-from dreamer_jax.ops.optimisers import annealed, clipped_adam, dreamer_v3_optimiser
+from dreamer_jax.ops.optimisers import clipped_adam, dreamer_v3_optimiser
 from dreamer_jax.policies import Policy, bounded_normal, one_hot
 from dreamer_jax.types import Params, Spec
 from dreamer_jax.world_models.discrete_rssm import DiscreteRSSM
@@ -87,11 +87,9 @@ def make_optimiser(config: DreamerV3Config) -> optax.GradientTransformation:
     def by_group(params):
         return {name: groups.get(name, "model") for name in params}
 
-    def rate(peak):
-        return annealed(peak, config.lr_anneal) if config.lr_anneal else peak
-
-    adams = {name: clipped_adam(rate(config.behaviour_lr), 1e-5, 100.0) for name in groups}
-    adams["model"] = clipped_adam(rate(config.lr), 1e-8, 1000.0)
+    falls = config.lr_anneal
+    adams = {name: clipped_adam(config.behaviour_lr, 1e-5, 100.0, falls) for name in groups}
+    adams["model"] = clipped_adam(config.lr, 1e-8, 1000.0, falls)
     return optax.multi_transform(adams, by_group)
 
 

@@ -10,10 +10,12 @@ import optax
 
 
 def clipped_adam(
-    learning_rate: optax.ScalarOrSchedule, eps: float, clip: float
+    learning_rate: float, eps: float, clip: float, anneal: int = 0
 ) -> optax.GradientTransformation:
-    """Adam behind a clip of the global gradient norm."""
-    return optax.chain(optax.clip_by_global_norm(clip), optax.adam(learning_rate, eps=eps))
+    """Adam behind a clip of the global gradient norm; its step size falls as `annealed` says."""
+    # Without a fall a plain number: a schedule would add a count to the state.
+    rate = annealed(learning_rate, anneal) if anneal else learning_rate
+    return optax.chain(optax.clip_by_global_norm(clip), optax.adam(rate, eps=eps))
 
 
 def clipped_adamw(

@@ -40,15 +40,11 @@ def guarded(main: Callable[[], int]) -> int:
     """
     try:
         enable_cache()
-        return main()
+        with disk.explained("begin again"):
+            return main()
     except (UserError, EnvironmentDied) as error:
         print(f"error: {error}", file=sys.stderr)
         return 3 if isinstance(error, EnvironmentDied) else 2
-    except OSError as error:
-        if (line := disk.remedy(error)) is None:
-            raise
-        print(f"error: {line}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("left at once; the last checkpoint is intact", file=sys.stderr)
         return 130

@@ -19,7 +19,7 @@ from dreamer_jax.training.figures import read_episode_curve, task_name
 from dreamer_jax.training.logging import METRICS_NAME, read_metrics
 from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.rules import WATCHING
-from dreamer_jax.training.run_folder import CONFIG_NAME
+from dreamer_jax.training.run_folder import CONFIG_NAME, full_names
 from envs import RACE
 
 EVALUATION_NAME = "evaluation.json"
@@ -237,15 +237,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return values
 
 
-def by_full_name(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def by_full_name(values: Mapping[str, Any]) -> dict[str, Any]:
     """Settings as config.json holds them -> by names as env.id, without those of `PER_RUN`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= by_full_name(value, f"{prefix}{name}.")
-        elif prefix + name not in PER_RUN:
-            flat[prefix + name] = value
-    return flat
+    return {name: value for name, value in full_names(values).items() if name not in PER_RUN}
 
 
 def _in_use(settings: dict[str, Any]) -> dict[str, Any]:

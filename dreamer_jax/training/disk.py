@@ -24,30 +24,19 @@ def is_refused(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in REFUSED
 
 
-def remedy(error: OSError, go_on: str = "begin again") -> str | None:
-    """One line for the user; None for what is no matter of the disk.
+@contextmanager
+def explained(go_on: str) -> Iterator[None]:
+    """Errors within that are a matter of the disk become a UserError of one line.
 
     go_on: what to do once the disk is in order.
     """
-    if is_full(error):
-        return (
-            f"the disk is full ({error}); what was saved before is intact: free some space, "
-            f"then {go_on}"
-        )
-    if is_refused(error):
-        return (
-            f"no access ({error}); give this user the right to it or choose another folder, "
-            f"then {go_on}"
-        )
-    return None
-
-
-@contextmanager
-def explained(go_on: str) -> Iterator[None]:
-    """Errors within that are a matter of the disk become a UserError with `remedy`'s line."""
     try:
         yield
     except OSError as error:
-        if (line := remedy(error, go_on)) is None:
+        if is_full(error):
+            remedy = f"the disk is full ({error}); what was saved before is intact: free some space"
+        elif is_refused(error):
+            remedy = f"no access ({error}); give this user the right to it or choose another folder"
+        else:
             raise
-        raise UserError(line) from error
+        raise UserError(f"{remedy}, then {go_on}") from error
