@@ -123,14 +123,12 @@ def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
     Drivers act as they are evaluated (DreamerV3 samples); idle cars are not stopped.
     """
     cars = len(drivers)
-    parallel = next(
-        n for n in range(min(config.tracks, max(PARALLEL // cars, 1)), 0, -1)
-        if config.tracks % n == 0
-    )  # fmt: skip
+    parallel = min(config.tracks, max(PARALLEL // cars, 1))
     seeds = [HeldOutSeeds(config.first_track + n, parallel) for n in range(parallel)] * cars
     seating = (np.arange(cars)[:, None] + np.repeat(np.arange(cars), parallel)) % cars  # [C, R]
-    races, rounds = np.arange(len(seeds)), config.tracks // parallel
-    scores = np.zeros((cars, len(seeds), rounds, 3))  # return, lap, progress
+    races = np.arange(len(seeds))
+    rounds = -(-(config.tracks - races % parallel) // parallel)  # the first ones may have one more
+    scores = np.zeros((cars, len(seeds), rounds[0], 3))  # return, lap, progress
     done, kept = np.zeros(len(seeds), int), []
     states = [driver.state() for driver in drivers]
     carries = [_carry(driver, len(seeds)) for driver in drivers]
@@ -169,8 +167,8 @@ def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
             done += env.over & active
             step += 1
     # [C, seating, parallel, rounds] -> [C, tracks, seating]
-    table = scores.reshape(cars, cars, parallel, rounds, 3).transpose(0, 3, 2, 1, 4)
-    table = table.reshape(cars, config.tracks, cars, 3)
+    table = scores.reshape(cars, cars, parallel, -1, 3).transpose(0, 3, 2, 1, 4)
+    table = table.reshape(cars, -1, cars, 3)[:, : config.tracks]
     return Raced(table[..., 0], table[..., 1] > 0, table[..., 2], np.array(kept))
 
 

@@ -9,6 +9,7 @@ from logged import lines, set_cycles, updates
 from dreamer_jax.training import contest
 from dreamer_jax.training.command import assess, compete, race, race_many, with_cars
 from dreamer_jax.training.contest import ContestConfig, Raced, judge, load_drivers
+from envs.vector import VectorEnv
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 OPTIONS = ["--preset", "debug", "--arm", "baseline", "--prefill", "60", "--eval-every", "0"]
@@ -88,6 +89,28 @@ def test_against_itself_a_driver_wins_half_of_the_races(pair):
     np.testing.assert_array_equal(raced.returns[0], raced.returns[1][:, ::-1])
     np.testing.assert_array_equal(raced.progress[0], raced.progress[1][:, ::-1])
     assert judge(raced)["drivers"][0]["wins"]["mean"] == 0.5
+
+
+def test_any_number_of_tracks_is_raced_side_by_side(pair, monkeypatch):
+    """A last group that is smaller changes nothing."""
+    drivers, config = load_drivers([str(pair)]), ContestConfig(tracks=3, first_track=5)
+    at_once = []
+
+    def vector(make, seeds, **options):
+        at_once.append(len(seeds))
+        return VectorEnv(make, seeds, **options)
+
+    monkeypatch.setattr(contest, "VectorEnv", vector)
+    results = []
+    for parallel in (2, 4):  # one track from both seatings, two tracks
+        monkeypatch.setattr(contest, "PARALLEL", parallel)
+        results.append(contest.contest(drivers, config))
+    assert at_once == [2, 4]
+    alone, together = results
+    assert together.returns.shape == (2, 3, 2) and np.unique(alone.returns).size > 2
+    for name in ("returns", "laps", "progress"):
+        np.testing.assert_allclose(getattr(together, name), getattr(alone, name), err_msg=name)
+    np.testing.assert_allclose(together.actions, alone.actions, atol=1e-3)
 
 
 def test_a_contest_from_the_command_line(pair, capsys):
