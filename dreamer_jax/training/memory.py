@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+from pathlib import Path, PurePosixPath
 
 import jax
 
@@ -10,19 +12,71 @@ from dreamer_jax.errors import UserError
 
 GIB = 2**30
 SHARE = 0.8  # of what is free; activations need the rest
+GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+# Of a control group: its limit, what it uses, and what of that the system takes back at need.
+VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 
 def free_bytes() -> int:
-    """Free memory where the replay will lie: the accelerator's, or the machine's on a CPU."""
+    """Free memory where the replay will lie: the accelerator's, or the machine's on a CPU.
+
+    Of the machine's no more than a container or a batch system leaves to this process.
+    """
+    return free_memory()[0]
+
+
+def free_memory() -> tuple[int, str]:
+    """`free_bytes`, and what bounds them as a message puts it."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0), "free"
+    machine, container = machine_bytes(), container_bytes(GROUPS, OWN_GROUPS)
+    if container < machine:
+        return int(container), "free below this container's limit (cgroup)"
+    return machine, "free"
+
+
+def machine_bytes() -> int:
+    """Free memory of the whole machine; all it has where the system does not say."""
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":", 1) for line in file)
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def container_bytes(groups: Path, own: Path) -> float:
+    """Free memory below the limits on this process's control groups; inf: there are none.
+
+    Args: `groups` is where they are mounted; `own` lists those of this process, a line each:
+    number:controllers:path, version 2 without controllers.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # not on Linux
+        return math.inf
+    rooms = [math.inf]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root, names = (groups / "memory", VERSION_1) if controllers else (groups, VERSION_2)
+        parts = PurePosixPath(path).parts[1:]
+        # A limit holds for all groups within. In a container the path may be the host's, and then
+        # is not there: the container's own group is the root.
+        rooms += [_room(root.joinpath(*parts[:n]), *names) for n in range(len(parts) + 1)]
+    return min(rooms)
+
+
+def _room(group: Path, limit: str, used: str, cache: str) -> float:
+    try:
+        most, taken = (int((group / name).read_text()) for name in (limit, used))
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return most - taken + int(stat.get(cache, 0))
+    except (OSError, ValueError):  # no such group, or the word "max" for a limit
+        return math.inf
 
 
 def plan(learners: int, ring: int, state: int) -> str:
@@ -33,12 +87,12 @@ def plan(learners: int, ring: int, state: int) -> str:
     Raises:
       UserError: they do not fit; names the largest number of learners or the replay that does.
     """
-    free, each = free_bytes(), 2 * ring + state
+    (free, bound), each = free_memory(), 2 * ring + state
     room = int(SHARE * free // each)
     sizes = (
         f"{learners} learner{'s' * (learners > 1)} of {each / GIB:.2f} GiB (replay "
         f"{ring / GIB:.2f} and once more for checkpoints, parameters and optimisers "
-        f"{state / GIB:.2f}); {free / GIB:.1f} GiB are free, a fifth of which is for the rest"
+        f"{state / GIB:.2f}); {free / GIB:.1f} GiB are {bound}, a fifth of which is for the rest"
     )
     if learners <= room:
         return f"memory:     {sizes}; up to {room} would fit"

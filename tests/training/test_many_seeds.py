@@ -191,7 +191,8 @@ def test_seeds_take_the_place_of_seed():
 
 
 def test_memory_is_planned(monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda: 10 * memory.GIB)  # 8 of which may be used
+    free = (10 * memory.GIB, "free")  # 8 of which may be used
+    monkeypatch.setattr(memory, "free_memory", lambda: free)
     ring, state = int(1.5 * memory.GIB), int(0.5 * memory.GIB)
     assert "up to 2 would fit" in memory.plan(2, ring, state)  # the ring counts twice
     with pytest.raises(UserError, match="use 2 or fewer with --seeds"):

@@ -1,0 +1,81 @@
+"""How much memory is free, in a container too."""
+
+import math
+
+import jax
+import pytest
+
+from dreamer_jax.errors import UserError
+from dreamer_jax.training import memory
+from dreamer_jax.training.memory import GIB, container_bytes
+
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = ("memory.max", "memory.current", "inactive_file")
+UNLIMITED = 9223372036854771712  # version 1 has no word for it
+
+
+@pytest.fixture
+def groups(tmp_path):
+    return tmp_path / "cgroup"
+
+
+def group(folder, names, limit, used=0, cache=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / names[0]).write_text(f"{limit}\n")
+    (folder / names[1]).write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"file {cache + 5}\n{names[2]} {cache}\n")
+
+
+def own(tmp_path, *lines):
+    path = tmp_path / "own"
+    path.write_text("".join(f"{line}\n" for line in lines))
+    return path
+
+
+def test_a_container_sees_its_own_group_as_the_root(groups, tmp_path):
+    group(groups, V2, 1000, used=300, cache=100)  # a file's pages make way
+    assert container_bytes(groups, own(tmp_path, "0::/")) == 800
+    group(groups, V2, "max", used=300)
+    assert container_bytes(groups, own(tmp_path, "0::/")) == math.inf
+
+
+def test_the_narrowest_of_the_groups_around_counts(groups, tmp_path):
+    group(groups / "jobs", V2, 1000, used=900, cache=0)
+    group(groups / "jobs/step", V2, 500, used=100)
+    group(groups / "jobs/other", V2, 10)
+    lines = own(tmp_path, "0::/jobs/step/task")
+    assert container_bytes(groups, lines) == 100
+    group(groups / "jobs", V2, "max", used=900)
+    assert container_bytes(groups, lines) == 400
+
+
+def test_version_1(groups, tmp_path):
+    lines = own(tmp_path, "9:name=systemd:/", "4:memory:/docker/a:b", "1:cpu,cpuacct:/x", "0::/")
+    group(groups / "memory", V1, 1000, used=300, cache=100)  # /docker/a:b is the host's name
+    group(groups / "memory/x", V1, 10)
+    assert container_bytes(groups, lines) == 800
+    group(groups / "memory/docker/a:b", V1, 600)
+    assert container_bytes(groups, lines) == 600
+    both = own(tmp_path, "3:hugetlb,memory:/x")
+    assert container_bytes(groups, both) == 10
+
+
+@pytest.mark.parametrize("line", ["0::/", "0::/../..", "4:memory:/gone", "1:cpu:/"])
+def test_without_limits(groups, tmp_path, line):
+    assert container_bytes(groups, own(tmp_path, line)) == math.inf
+    assert container_bytes(groups, tmp_path / "nowhere") == math.inf  # not on Linux
+
+
+def test_the_smaller_counts_and_is_named(groups, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices("cpu"))
+    monkeypatch.setattr(memory, "GROUPS", groups)
+    monkeypatch.setattr(memory, "OWN_GROUPS", own(tmp_path, "4:memory:/", "0::/"))
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 10 * GIB)
+    group(groups / "memory", V1, UNLIMITED)
+    assert memory.free_bytes() == 10 * GIB
+    assert "; 10.0 GiB are free, a fifth" in memory.plan(1, GIB, GIB)
+    group(groups / "memory", V1, 4 * GIB, used=GIB, cache=GIB // 2)
+    assert memory.free_bytes() == 3.5 * GIB
+    text = r"; 3.5 GiB are free below this container's limit \(cgroup\), a fifth of which"
+    with pytest.raises(UserError, match=text):
+        memory.plan(1, GIB, GIB)
