@@ -52,7 +52,7 @@ class CompareConfig:
     preset: str | None = None
     """Preset of the runs (default: what car_racing.py chooses for this machine)."""
     jobs: int = 1
-    """Runs at once (each wants a CPU core, or its share of the accelerator's memory)."""
+    """Runs at once, on equal shares of the CPU cores; an accelerator must have memory for all."""
     episodes: int = 20
     """Held-out episodes for every run."""
     first_track: int = 0

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -64,6 +65,7 @@ class Job:
     process: subprocess.Popen | None = None
     command: list[str] | None = None  # the last one started
     failure: str | None = None
+    cores: set[int] | None = None  # those its processes may use; None: all
 
     @property
     def name(self) -> str:
@@ -106,19 +108,24 @@ def run_all(plan: Plan, stop: StopRequest) -> list[Job]:
         for arm in plan.arms
     ]
     waiting, running = deque(jobs), []
+    shares = core_shares(min(plan.at_once, len(jobs)))  # those that no job has
     asked = False
     try:
         while running or (waiting and not stop.requested):
-            while waiting and len(running) < plan.at_once and not stop.requested:
+            while waiting and shares and not stop.requested:
                 job = waiting.popleft()
+                job.cores = shares.pop()
                 if _start_next(plan, job):
                     running.append(job)
+                else:
+                    shares.append(job.cores)
             if stop.requested and not asked:
                 asked = True
                 for job in running:
                     job.process.terminate()
             for job in [job for job in running if job.process.poll() is not None]:
                 running.remove(job)
+                shares.append(job.cores)
                 _note_end(job, stop.requested)
                 if job.failure is None:
                     waiting.appendleft(job)
@@ -129,6 +136,37 @@ def run_all(plan: Plan, stop: StopRequest) -> list[Job]:
             job.process.kill()
             job.process.wait()
     return jobs
+
+
+def core_shares(number: int) -> list[set[int] | None]:
+    """Equal shares, without overlap, of the cores that this process may use.
+
+    Each is None, all cores, where there are fewer than `number`, and where a process cannot be kept
+    to some (macOS).
+    """
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = sorted(affinity(0)) if affinity else []
+    size = len(cores) // number  # the same for all: XLA's last bits depend on how many it has
+    if number == 1 or size == 0:
+        return [None] * number
+    return [set(cores[n * size : (n + 1) * size]) for n in range(number)]
+
+
+@contextlib.contextmanager
+def _on(cores: set[int] | None) -> Iterator[None]:
+    """What is started within uses these cores alone, from its first instruction on.
+
+    Later would be too late: XLA counts its threads when JAX starts.
+    """
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)  # of this thread; a process inherits that of who starts it
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def next_command(plan: Plan, job: Job) -> list[str] | None:
@@ -172,7 +210,7 @@ def _start_next(plan: Plan, job: Job) -> bool:
     stage = "evaluating" if Path(command[0]).name == "evaluate.py" else "training"
     going_on = " (going on)" if "--resume" in command else ""
     print(f"{job.name}: {stage}{going_on}, log in {job.log}", flush=True)
-    with job.log.open("a", encoding="utf-8") as log:
+    with job.log.open("a", encoding="utf-8") as log, _on(job.cores):
         job.process = _process(command, log, plan.at_once)
     return True
 

@@ -14,7 +14,7 @@ import tyro
 from dreamer_jax.training.assess import EvaluateConfig
 from dreamer_jax.training.command import parse
 from dreamer_jax.training.compare import compare
-from dreamer_jax.training.comparison_jobs import Plan
+from dreamer_jax.training.comparison_jobs import Plan, core_shares
 from dreamer_jax.training.presets import DEBUG
 
 # A run of 40 episodes that rise to 900 (ddim) or to 400 and more (baseline). What befalls it
@@ -36,6 +36,8 @@ TRAIN = """
         config["env"] = {"action_repeat": int(options.get("--env.action-repeat", 4))}
         folder.mkdir(parents=True)
         (folder / "config.json").write_text(json.dumps(config))
+        if hasattr(os, "sched_getaffinity"):
+            (folder / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
     if config["seed"] == 13:
         sys.exit("error: --batch=0 cannot be")
     if config["seed"] == 14:
@@ -129,6 +131,32 @@ def test_runs_both_arms_over_the_seeds(scripts, tmp_path, capsys):
     assert figures["episodes_to_threshold", "median", "baseline", "n=2"] == ">40"
     assert float(figures["frames_to_threshold", "share reached", "ddim", "n=2"]) == 1.0
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_shares_of_the_cores_by_hand(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {9, 2, 3, 5, 4, 7, 8}, raising=False)
+    assert core_shares(3) == [{2, 3}, {4, 5}, {7, 8}]
+    assert core_shares(7) == [{2}, {3}, {4}, {5}, {7}, {8}, {9}]
+    assert core_shares(1) == [None] and core_shares(8) == [None] * 8
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert core_shares(2) == [None, None]
+
+
+def cores_used(out, jobs, scripts):
+    """Of a comparison's two trainings."""
+    words = ["--seeds", "0:2", "--out", str(out), "--arms", "ddim", "--jobs", str(jobs)]
+    assert compare(words, scripts) == 0
+    return [json.loads((out / f"ddim/seed_{k}/cores").read_text()) for k in (0, 1)]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="not on macOS")
+def test_runs_at_once_do_not_share_cores(scripts, tmp_path):
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    wanted = [cores[:half], cores[half : 2 * half]] if half else [cores, cores]
+    assert sorted(cores_used(tmp_path / "two", 2, scripts)) == wanted
+    assert cores_used(tmp_path / "one", 1, scripts) == [cores, cores]
+    assert os.sched_getaffinity(0) == set(cores)  # as before
 
 
 def test_what_is_done_is_not_done_again(scripts, tmp_path, capsys):
