@@ -80,7 +80,7 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
         grads, aux = loss(state.params, state.slow, state.returns, batch, key)
         posterior, returns, metrics = aux
         updates, opt = optimiser.update(grads, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = parts.world.settle(optax.apply_updates(state.params, updates), batch, state.step)
         metrics["grad_norm/all"] = optax.global_norm(grads)
         metrics["update_norm/all"] = optax.global_norm(updates)
         slow = ema(state.slow, params["value"], config.slow_rate)

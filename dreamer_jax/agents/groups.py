@@ -193,6 +193,7 @@ def make_group_agent(
         loss, of_value = jax.value_and_grad(value_loss)(params["value"], *dreamt)
         grads = {"model": of_model, "actor": of_actor, "value": of_value}
         params, opt, norms = descend(state, optimisers, grads)
+        params["model"] = world.settle(params["model"], batch, state.step)
         slow = rules.slow(state.slow, params["value"], state.step + 1)
         new = GroupState(params, slow, opt, state.step + 1)
         return new, sg(metrics | more | norms | {"loss/value": loss})

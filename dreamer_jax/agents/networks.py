@@ -10,6 +10,7 @@ from typing import Literal
 import jax
 
 from dreamer_jax.nn.blocks import MLP, NormSiLU
+from dreamer_jax.nn.centred import CentredDecoder, CentredEncoder
 from dreamer_jax.nn.vision import Decoder, DoublingDecoder, Encoder, HalvingEncoder, Layer, fitted
 from dreamer_jax.ops.heads import Head
 from dreamer_jax.types import Spec
@@ -41,6 +42,9 @@ class NetworkConfig:
     decoder: tuple[Layer, ...] = ()
     """folded: transposed convolutions as (features, kernel, stride); the last one's features follow
     the picture."""
+    centre: Literal["grey", "mean"] = "grey"
+    """What pictures are seen and painted as differences from: even grey, as published, or the mean
+    picture of the first 100 updates (for small figures on a still field)."""
     units: int = 400
     """Width of reward, continue, value, actor and vector networks."""
     layers: int = 3
@@ -119,7 +123,10 @@ def make_world(
     kinds = jax.eval_shape(lambda: prepare(nothing_seen(spec, (1,)), block))
     encoders, decoders = {}, {}
     if "image" in kinds:
-        encoders["image"], decoders["image"] = _vision(config, kinds["image"].shape[1:], norm)
+        encoder, decoder = _vision(config, kinds["image"].shape[1:], norm)
+        if config.centre == "mean":
+            encoder, decoder = CentredEncoder(encoder), CentredDecoder(decoder)
+        encoders["image"], decoders["image"] = encoder, decoder
     if "vector" in kinds:
         encoders["vector"] = mlp(config, config.units, norm)
         decoders["vector"] = mlp(config, kinds["vector"].shape[-1], norm)

@@ -93,7 +93,7 @@ def make_planet(config: PlaNetConfig, spec: Spec) -> Agent:
         """One update of the world model: batch [T, B, ...]."""
         grads, metrics = jax.grad(loss, has_aux=True)(state.model, batch, key)
         updates, opt = optimiser.update(grads, state.opt, state.model)
-        model = optax.apply_updates(state.model, updates)
+        model = world.settle(optax.apply_updates(state.model, updates), batch, state.step)
         metrics["grad_norm/model"] = optax.global_norm(grads)
         return PlaNetState(model, opt, state.step + 1), metrics
 

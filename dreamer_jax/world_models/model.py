@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from dreamer_jax.nn.blocks import MLP
+from dreamer_jax.nn.centred import settled
 from dreamer_jax.ops.heads import Head
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.types import Metrics, Params, Spec, Transition
@@ -20,6 +21,8 @@ from dreamer_jax.world_models.senses import (
     prepare,
     reconstruction_losses,
 )
+
+SETTLED = 100  # updates over whose batches the mean picture is taken
 
 
 class WorldModel(NamedTuple):
@@ -89,6 +92,16 @@ class WorldModel(NamedTuple):
             "loss/reward": jnp.mean(reward),
             "loss/continue": jnp.mean(optax.sigmoid_binary_cross_entropy(cont, alive)),
         }
+
+    def settle(self, params: Params, batch: Transition, step: jax.Array) -> Params:
+        """`params` after update `step` [] (0 is the first): the mean pictures that pictures are
+        seen about, if they are, become those of the batches so far, and stay from SETTLED on."""
+        kinds = self.flat(batch)
+        if "image" not in kinds:
+            return params
+        weight = jnp.where(step < SETTLED, 1.0 / (step + 1.0), 0.0)
+        parts = ("encoder", "decoder")
+        return params | {name: settled(params[name], kinds["image"], weight) for name in parts}
 
     def rewards(self, params: Params, features: jax.Array) -> jax.Array:
         """Expected reward on arriving at features [..., F]: [...]."""
