@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training import disk, hosts
+from dreamer_jax.training import disk, hosts, train_ratio
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.assess import EvaluateConfig, assess_run, video_fps
 from dreamer_jax.training.compilation import enable_cache
@@ -170,16 +170,19 @@ def environment(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 
 def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
     """Overrides on top of a preset. Exits with status 2, naming the field, when one is unknown."""
+    ratio, arguments = train_ratio.split(arguments)
     config = tyro.cli(
         RunConfig,
         prog=f"{Path(sys.argv[0]).name} [--agent NAME] [--preset debug|laptop|paper] "
-        "[--resume DIR] [--hosts HOSTS]",
-        description="Train a world-model agent. Defaults shown are those of the agent's preset.",
-        args=list(arguments),
+        "[--resume DIR] [--hosts HOSTS] [--train-ratio RECORDS]",
+        description="Train a world-model agent. Defaults shown are those of the agent's preset. "
+        "--train-ratio: records replayed for each decision, in place of --updates.",
+        args=arguments,
         default=preset,
         config=(tyro.conf.AvoidSubcommands,),
     )
-    return check(config)
+    config = check(config)
+    return config if ratio is None else train_ratio.with_train_ratio(config, ratio)
 
 
 def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
@@ -197,6 +200,7 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
             try:
                 announce(folder.path)
                 print(run.plan)
+                print(train_ratio.describe(config))
                 return _train(run, display, fresh=True)
             finally:
                 display.close()

@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from dreamer_jax.errors import UserError
+from dreamer_jax.training import train_ratio
 from dreamer_jax.training.command import CHANGEABLE, parse, with_changes
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
 from dreamer_jax.training.presets import DEBUG, FAMILY, LAPTOP, PAPER, choose, for_env
@@ -142,6 +143,33 @@ def test_unknown_options_are_named(arguments, text, capsys):
     with pytest.raises(SystemExit) as left:
         parse(arguments, DEBUG)
     assert left.value.code == 2 and text in capsys.readouterr().err
+
+
+def test_the_train_ratio_in_place_of_updates():
+    """`DEBUG`: 3 sequences of 8 records after 40 decisions."""
+    assert parse(["--train-ratio", "1.2"], DEBUG) == changed(DEBUG, "updates", 2)
+    assert parse(["--train-ratio=0.7", "--cycle-size", "80"], DEBUG).updates == 2
+    published = parse(["--train-ratio", "262"], FAMILY["dreamer_v3"]["paper"])
+    assert published == FAMILY["dreamer_v3"]["paper"]
+    assert "a train ratio of 262" in train_ratio.describe(published)
+    assert "after every 1 episodes" in train_ratio.describe(PAPER)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--train-ratio", "many"], "--train-ratio many cannot be: use a number above 0"),
+        (["--train-ratio", "nan"], "--train-ratio nan cannot be"),
+        (["--train-ratio", "-1"], "--train-ratio -1 cannot be"),
+        (["--train-ratio", "0.2"], "use 0.6 or more"),
+        (["--train-ratio", "3", "--batch", "0"], "batch=0"),
+        (["--train-ratio", "3", "--updates=5"], "leave one of them out"),
+        (["--train-ratio=3", "--cycle-unit=episodes", "--cycle-size=1"], "add --cycle-unit steps"),
+    ],
+)
+def test_train_ratios_that_cannot_be(arguments, text):
+    with pytest.raises(UserError, match=re.escape(text)):
+        parse(arguments, DEBUG)
 
 
 def test_choose(monkeypatch):
