@@ -46,11 +46,12 @@ def with_train_ratio(config: RunConfig, said: str) -> RunConfig:
             f"--train-ratio {said} needs cycles of decisions: add --cycle-unit steps and the "
             "decisions, as --cycle-size 250, or say --updates"
         )
-    updates = round(ratio / train_ratio(replace(config, updates=1)))
+    of_one = train_ratio(replace(config, updates=1))
+    updates = round(ratio / of_one)
     if updates < 1:
         raise UserError(
             f"--train-ratio {said} makes no update after {config.cycle_size} decisions: use "
-            f"{train_ratio(replace(config, updates=1)):.3g} or more, or a longer --cycle-size"
+            f"{of_one:.3g} or more, or a longer --cycle-size"
         )
     return replace(config, updates=updates)
 
