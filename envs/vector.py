@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 
 from envs import worker
+from envs.cores import worker_count
 from envs.records import Record, entries, need_box
 
 REMEDY = "Continue from the last checkpoint with --resume."
@@ -49,7 +50,7 @@ class VectorEnv:
             be a Box or a Dict of Boxes, the action space a Box: see `envs.adapters`.
         seeds: one function per environment, episode index -> seed, called in this process.
         num_workers: processes, each playing a contiguous slice; the default is one per
-            environment, but no more than there are processors.
+            environment, but no more than this process has processors.
         timeout: seconds that one reset, one step or one replayed action may take, beyond which the
             environment counts as hung. Starting the processes has START_SECONDS at least.
 
@@ -70,7 +71,7 @@ class VectorEnv:
         self.num_envs, self._seeds = len(seeds), tuple(seeds)
         if not seeds:
             raise ValueError("seeds: empty; give one function per environment.")
-        count = min(self.num_envs, os.cpu_count() or 1) if num_workers is None else num_workers
+        count = worker_count(self.num_envs) if num_workers is None else num_workers
         if not 1 <= count <= self.num_envs:
             raise ValueError(f"num_workers: {count} given; use 1 to {self.num_envs}.")
         if not timeout > 0:

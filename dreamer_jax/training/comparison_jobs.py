@@ -17,8 +17,10 @@ from typing import TextIO
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison_data import DRIVEN, cycles_done, how_driven, read_evaluation
 from dreamer_jax.training.logging import METRICS_NAME
+from dreamer_jax.training.memory import LIMIT, share
 from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
 from dreamer_jax.training.signals import StopRequest
+from envs.cores import own_cores
 
 PLAN_NAME = "plan.json"
 POLL_SECONDS = 0.2
@@ -66,6 +68,7 @@ class Job:
     command: list[str] | None = None  # the last one started
     failure: str | None = None
     cores: set[int] | None = None  # those its processes may use; None: all
+    memory: int | None = None  # of the machine's, bytes for its processes; None: all
 
     @property
     def name(self) -> str:
@@ -107,8 +110,12 @@ def run_all(plan: Plan, stop: StopRequest) -> list[Job]:
         for seed in plan.seeds  # seed by seed: a stopped comparison has both arms of the first
         for arm in plan.arms
     ]
+    at_once = min(plan.at_once, len(jobs))
+    if at_once > 1:
+        for job in jobs:
+            job.memory = share(at_once)
     waiting, running = deque(jobs), []
-    shares = core_shares(min(plan.at_once, len(jobs)))  # those that no job has
+    shares = core_shares(at_once)  # those that no job has
     asked = False
     try:
         while running or (waiting and not stop.requested):
@@ -144,8 +151,7 @@ def core_shares(number: int) -> list[set[int] | None]:
     Each is None, all cores, where there are fewer than `number`, and where a process cannot be kept
     to some (macOS).
     """
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = sorted(affinity(0)) if affinity else []
+    cores = own_cores()
     size = len(cores) // number  # the same for all: XLA's last bits depend on how many it has
     if number == 1 or size == 0:
         return [None] * number
@@ -211,13 +217,15 @@ def _start_next(plan: Plan, job: Job) -> bool:
     going_on = " (going on)" if "--resume" in command else ""
     print(f"{job.name}: {stage}{going_on}, log in {job.log}", flush=True)
     with job.log.open("a", encoding="utf-8") as log, _on(job.cores):
-        job.process = _process(command, log, plan.at_once)
+        job.process = _process(command, log, job.memory)
     return True
 
 
-def _process(command: Sequence[str], log: TextIO, at_once: int) -> subprocess.Popen:
-    # By default the first process on an accelerator takes most of its memory for itself.
-    shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if at_once > 1 else {}
+def _process(command: Sequence[str], log: TextIO, memory: int | None) -> subprocess.Popen:
+    shared = {}
+    if memory is not None:
+        # By default the first process on an accelerator takes most of its memory for itself.
+        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", LIMIT: str(memory)}
     return subprocess.Popen(
         [sys.executable, *command],
         stdin=subprocess.DEVNULL,

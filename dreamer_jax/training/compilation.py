@@ -13,6 +13,8 @@ from pathlib import Path
 
 import jax
 
+from envs.cores import own_cores
+
 LEAST_SECONDS = 0.3  # every program of a run takes longer; below are dozens of tiny ones
 MOST_BYTES = 2**30  # one run keeps a few MiB
 
@@ -72,8 +74,7 @@ def _processor() -> str:
 
     One compiled on a single core would use a single core wherever it is loaded.
     """
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    cores = len(affinity(0)) if affinity else os.cpu_count()
+    cores = len(own_cores()) or os.cpu_count()
     text = [os.environ.get(name, "") for name in ("NPROC", "PJRT_NPROC")]  # XLA heeds them
     text += [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError), open("/proc/cpuinfo") as file:

@@ -6,11 +6,10 @@ import math
 import os
 from pathlib import Path, PurePosixPath
 
-import jax
-
 from dreamer_jax.errors import UserError
 
 GIB = 2**30
+LIMIT = "DREAMER_JAX_MEMORY"  # variable: of the machine's memory this process takes no more bytes
 SHARE = 0.8  # of what is free; activations need the rest
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Of a control group: its limit, what it uses, and what of that the system takes back at need.
@@ -27,14 +26,35 @@ def free_bytes() -> int:
 
 
 def free_memory() -> tuple[int, str]:
-    """`free_bytes`, and what bounds them as a message puts it."""
+    """`free_bytes`, and what bounds them as a message puts it.
+
+    Raises:
+      UserError: LIMIT is not a number of bytes.
+    """
+    import jax  # here: a comparison needs the machine's memory alone, and no second for JAX
+
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0), "free"
-    machine, container = machine_bytes(), container_bytes(GROUPS, OWN_GROUPS)
-    if container < machine:
-        return int(container), "free below this container's limit (cgroup)"
-    return machine, "free"
+    bounds = (
+        (machine_bytes(), "free"),
+        (container_bytes(GROUPS, OWN_GROUPS), "free below this container's limit (cgroup)"),
+        (_told(), f"this process's share ({LIMIT})"),
+    )
+    room, bound = min(bounds, key=lambda pair: pair[0])
+    return int(room), bound
+
+
+def share(processes: int) -> int:
+    """Of the machine's memory that is free now, bytes for each of so many processes."""
+    return int(min(machine_bytes(), container_bytes(GROUPS, OWN_GROUPS)) / processes)
+
+
+def _told() -> float:
+    told = os.environ.get(LIMIT, "")
+    if told and not told.isdecimal():
+        raise UserError(f"{LIMIT}={told} is not a number of bytes; give one, or unset it")
+    return int(told) if told else math.inf
 
 
 def machine_bytes() -> int:
@@ -98,7 +118,7 @@ def plan(learners: int, ring: int, state: int) -> str:
         return f"memory:     {sizes}; up to {room} would fit"
     if room >= 1:
         raise UserError(f"{sizes}: use {room} or fewer with --seeds, or lower --replay")
-    share = (SHARE * free - state) / (2 * ring)
-    if share <= 0:
+    part = (SHARE * free - state) / (2 * ring)
+    if part <= 0:
         raise UserError(f"{sizes}: the networks alone do not fit")
-    raise UserError(f"{sizes}: lower --replay to {share:.0%} of its value, or less")
+    raise UserError(f"{sizes}: lower --replay to {part:.0%} of its value, or less")

@@ -11,6 +11,7 @@ import time
 import pytest
 import tyro
 
+from dreamer_jax.training import comparison_jobs
 from dreamer_jax.training.assess import EvaluateConfig
 from dreamer_jax.training.command import parse
 from dreamer_jax.training.compare import compare
@@ -38,6 +39,7 @@ TRAIN = """
         (folder / "config.json").write_text(json.dumps(config))
         if hasattr(os, "sched_getaffinity"):
             (folder / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
+        (folder / "memory").write_text(os.environ.get("DREAMER_JAX_MEMORY", ""))
     if config["seed"] == 13:
         sys.exit("error: --batch=0 cannot be")
     if config["seed"] == 14:
@@ -157,6 +159,16 @@ def test_runs_at_once_do_not_share_cores(scripts, tmp_path):
     assert sorted(cores_used(tmp_path / "two", 2, scripts)) == wanted
     assert cores_used(tmp_path / "one", 1, scripts) == [cores, cores]
     assert os.sched_getaffinity(0) == set(cores)  # as before
+
+
+def test_runs_at_once_share_the_memory(scripts, tmp_path, monkeypatch):
+    monkeypatch.delenv("DREAMER_JAX_MEMORY", raising=False)
+    monkeypatch.setattr(comparison_jobs, "share", lambda processes: 1000 // processes)
+    for name, jobs, wanted in (("three", 3, "500"), ("one", 1, "")):  # there are but two runs
+        words = ["--seeds", "0:2", "--arms", "ddim", "--out", str(tmp_path / name)]
+        assert compare([*words, "--jobs", str(jobs)], scripts) == 0
+        for k in (0, 1):
+            assert (tmp_path / name / f"ddim/seed_{k}/memory").read_text() == wanted
 
 
 def test_what_is_done_is_not_done_again(scripts, tmp_path, capsys):

@@ -79,3 +79,32 @@ def test_the_smaller_counts_and_is_named(groups, tmp_path, monkeypatch):
     text = r"; 3.5 GiB are free below this container's limit \(cgroup\), a fifth of which"
     with pytest.raises(UserError, match=text):
         memory.plan(1, GIB, GIB)
+
+
+@pytest.fixture
+def machine(groups, tmp_path, monkeypatch):
+    """10 GiB are free on the machine, 6 in its container."""
+    monkeypatch.setattr(jax, "local_devices", lambda: jax.devices("cpu"))
+    monkeypatch.setattr(memory, "GROUPS", groups)
+    monkeypatch.setattr(memory, "OWN_GROUPS", own(tmp_path, "0::/"))
+    monkeypatch.setattr(memory, "machine_bytes", lambda: 10 * GIB)
+    group(groups, V2, 6 * GIB)
+
+
+def test_processes_at_once_plan_with_their_shares(machine, monkeypatch):
+    assert memory.share(2) == 3 * GIB and memory.share(4) == 1.5 * GIB
+    monkeypatch.setenv(memory.LIMIT, str(memory.share(2)))
+    text = r"; 3.0 GiB are this process's share \(DREAMER_JAX_MEMORY\), a fifth of which"
+    with pytest.raises(UserError, match=text):
+        memory.plan(1, GIB, GIB)
+    monkeypatch.setenv(memory.LIMIT, str(8 * GIB))  # more than there is
+    assert memory.free_bytes() == 6 * GIB
+    monkeypatch.setenv(memory.LIMIT, "")
+    assert memory.free_bytes() == 6 * GIB
+
+
+@pytest.mark.parametrize("told", ["8G", "-1", "1.5"])
+def test_a_share_that_is_no_number_of_bytes(machine, monkeypatch, told):
+    monkeypatch.setenv(memory.LIMIT, told)
+    with pytest.raises(UserError, match=f"DREAMER_JAX_MEMORY={told} is not"):
+        memory.free_bytes()
