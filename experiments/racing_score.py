@@ -3,9 +3,9 @@ driven by the mean of the weights of its last nine checkpoints.
 
     python experiments/racing_score.py --seed 0
 
-285 000 frames, 75 minutes on one quick CPU core and up to five times that on a slow one. Ctrl-C
-saves; the same command goes on. What each setting is for, and what was tried before it, is in
-docs/racing.md.
+285 000 frames, some 2 hours on one CPU core of 93 GFLOP/s and up to three times that on a slow one.
+Ctrl-C saves; the same command goes on. What each setting is for, and what was tried before it, is
+in docs/racing.md.
 """
 
 import sys
