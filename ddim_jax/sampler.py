@@ -60,7 +60,8 @@ def ddim_sample(
             image = jnp.clip(image, -1.0, 1.0)
             noise = predict_noise(schedule, x, t, image)
         sigma = eta * jnp.sqrt((1.0 - after) / (1.0 - level) * (1.0 - level / after))
-        x = jnp.sqrt(after) * image + jnp.sqrt(1.0 - after - jnp.square(sigma)) * noise
+        left = jnp.maximum(1.0 - after - jnp.square(sigma), 0.0)  # below 0 only by rounding
+        x = jnp.sqrt(after) * image + jnp.sqrt(left) * noise
         if eta:
             x = x + sigma * jax.random.normal(key, x.shape)
         return x, None

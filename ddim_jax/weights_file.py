@@ -31,6 +31,11 @@ def save_weights(path: Path, config: DDIMConfig, params: Any) -> None:
     npz.write(path, **leaves, **{CONFIG_ENTRY: np.array(text)})
 
 
+def as_saved(params: Any) -> Any:
+    """The float32 weights that `save_weights` and `load_weights` make of `params`."""
+    return jax.tree.map(lambda x: jnp.asarray(np.asarray(x, np.float16), jnp.float32), params)
+
+
 def load_weights(path: Path) -> tuple[DDIMConfig, Any]:
     """Settings and float32 weights.
 

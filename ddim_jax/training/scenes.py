@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,14 @@ from ddim_jax import train
 from ddim_jax.config import DDIMConfig
 from ddim_jax.training import command
 from ddim_jax.training.pretrain import PRESETS, WEIGHTS_NAME, default_folder, newest
-from ddim_jax.weights_file import SHIPPED, WeightsError, digest, load_weights
+from ddim_jax.weights_file import SHIPPED, WeightsError, as_saved, digest, load_weights
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig
 from dreamer_jax.training.loop import Scenes
-from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder
+from dreamer_jax.training.run_folder import CONFIG_NAME, InUse, RunFolder
+
+POLL_SECONDS = 5.0
 
 
 def find_scenes(config: RunConfig) -> Scenes:
@@ -26,15 +29,29 @@ def find_scenes(config: RunConfig) -> Scenes:
     Raises:
       UserError: there is none, it is damaged, or `generated.steps` is more than it was trained on.
     """
+    if config.ddim in PRESETS:  # before it is trained, if it must be
+        _check_steps(config, PRESETS[config.ddim].model.noise_steps)
     model, params = load(config.ddim)
+    _check_steps(config, model.noise_steps)
     steps = config.generated.steps
-    if not 1 <= steps <= model.noise_steps:
+    sample = functools.partial(_sample, config=model, steps=steps, eta=config.generated.eta)
+    starts = jax.tree_util.Partial(sample, params)
+    return Scenes(starts, model.image, digest(params), _source(config.ddim))
+
+
+def _check_steps(config: RunConfig, most: int) -> None:
+    if not 1 <= (steps := config.generated.steps) <= most:
         raise UserError(
             f"--generated.steps={steps} cannot be: {config.ddim} was trained on "
-            f"{model.noise_steps} steps, use 1 to {model.noise_steps}"
+            f"{most} steps, use 1 to {most}"
         )
-    sample = functools.partial(_sample, config=model, steps=steps, eta=config.generated.eta)
-    return Scenes(jax.tree_util.Partial(sample, params), model.image, digest(params))
+
+
+def _source(ddim: str) -> str:
+    if ddim not in PRESETS:
+        return str(Path(ddim).resolve())
+    ships = (SHIPPED / f"{ddim}.npz").exists()
+    return ddim if ships else str((default_folder(ddim) / WEIGHTS_NAME).resolve())
 
 
 def _sample(params: Any, key: jax.Array, number: int, **settings: Any) -> jax.Array:
@@ -72,7 +89,10 @@ def _shipped(path: Path) -> tuple[DDIMConfig, Any]:
 
 
 def _trained_here(preset: str) -> tuple[DDIMConfig, Any]:
-    """The preset's model under runs/, trained first where it is missing or unfinished."""
+    """The preset's model under runs/, trained first where it is missing or unfinished.
+
+    Of several runs that need it at once one trains it, and the others wait.
+    """
     folder = default_folder(preset)
     if (folder / CONFIG_NAME).exists():
         _compare(folder, preset)
@@ -81,10 +101,21 @@ def _trained_here(preset: str) -> tuple[DDIMConfig, Any]:
             f"no weights for the diffusion model {preset} yet: training it first in {folder}; "
             "later runs find it there (--ddim laptop ships trained, --arm baseline needs none)"
         )
+    waiting = False
+    while not (folder / WEIGHTS_NAME).exists():
         begun = (folder / CONFIG_NAME).exists()
-        code = command.resume(folder) if begun else command.begin(PRESETS[preset], preset)
-        if code:
-            raise SystemExit(code)
+        try:
+            code = command.resume(folder) if begun else command.begin(PRESETS[preset], preset)
+            if code:
+                raise SystemExit(code)
+        except InUse:
+            if not waiting:
+                print(f"another process trains it in {folder}: waiting for that")
+            waiting = True
+            time.sleep(POLL_SECONDS)
+        except UserError:
+            if begun or not (folder / CONFIG_NAME).exists():
+                raise  # else another process has begun it meanwhile
     return load_weights(folder / WEIGHTS_NAME)
 
 
@@ -99,8 +130,8 @@ def _compare(folder: Path, preset: str) -> None:
 
 
 def from_folder(path: Path) -> tuple[DDIMConfig, Any]:
-    """The averaged weights of a training's newest whole checkpoint, or its weights file if the
-    checkpoints were removed. Says so where the training is unfinished.
+    """The averaged weights of a training's newest whole checkpoint, as its weights file would hold
+    them, or that file if the checkpoints were removed. Says so where the training is unfinished.
     """
     with RunFolder.open(path, exclusive=False) as folder:
         config = command.from_dict(folder.load_config())
@@ -111,4 +142,4 @@ def from_folder(path: Path) -> tuple[DDIMConfig, Any]:
         state = newest(checkpoints, config.model)
     if (done := int(state.step)) < config.steps:
         print(f"{path} is unfinished: step {done} of {config.steps}")
-    return config.model, state.ema
+    return config.model, as_saved(state.ema)

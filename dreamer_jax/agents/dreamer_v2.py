@@ -19,6 +19,7 @@ from dreamer_jax.agents.dreamer_v2_config import DreamerV2Config
 from dreamer_jax.agents.groups import Parts, Rules, make_group_agent
 from dreamer_jax.agents.networks import make_world, mlp
 from dreamer_jax.nn.blocks import NormSiLU
+from dreamer_jax.nn.centred import learnt
 from dreamer_jax.ops import categorical
 from dreamer_jax.ops.heads import gaussian_head
 from dreamer_jax.ops.optimisers import clipped_adamw
@@ -43,7 +44,7 @@ def make_dreamer_v2(config: DreamerV2Config, spec: Spec) -> Agent:
     )
     rates = {"model": config.model_lr, "actor": config.actor_lr, "value": config.value_lr}
     optimisers = {
-        name: clipped_adamw(rate, 1e-5, config.clip, config.weight_decay)
+        name: clipped_adamw(rate, 1e-5, config.clip, config.weight_decay, learnt)
         for name, rate in rates.items()
     }
 

@@ -50,6 +50,13 @@ def _mean(module: nn.Module, shape: tuple[int, ...]) -> jax.Array:
     return jax.lax.stop_gradient(mean.value)
 
 
+def learnt(params):
+    """Tree of bool: all leaves but mean pictures."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: all(getattr(entry, "key", None) != MEAN for entry in path), params
+    )
+
+
 def settled(variables, pictures: jax.Array, weight: jax.Array):
     """`variables` with their mean pictures, if they have any, moved by `weight` [] towards the mean
     of `pictures` [B, h, w, c]."""

@@ -55,10 +55,12 @@ def conv_plain(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 def conv_patches(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    """The same sum as patches times a matrix."""
+    """The same sum as patches times a matrix. Raises ValueError where no kernel fits."""
     k, _, c_in, c_out = kernel.shape
     x = rounded(x)
     rows, cols = ((size - k) // stride + 1 for size in x.shape[1:3])
+    if rows < 1 or cols < 1:
+        raise ValueError(f"a kernel of {k} does not fit a map of {x.shape[1]} x {x.shape[2]}")
     if k == stride:
         patches = fold(x[:, : rows * k, : cols * k], k)
     else:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,20 @@ def clipped_adam(
 
 
 def clipped_adamw(
-    learning_rate: float, eps: float, clip: float, decay: float
+    learning_rate: float,
+    eps: float,
+    clip: float,
+    decay: float,
+    shrinks: Callable[[Any], Any] | None = None,
 ) -> optax.GradientTransformation:
     """AdamW behind a clip of the global gradient norm.
 
     A step takes the share `decay` of every weight, not multiplied by the step size: as in
     Loshchilov & Hutter (2019, algorithm 2) and DreamerV2's program, unlike `optax.adamw`.
+    `shrinks` gives a tree of bool, which leaves are weights (default: all).
     """
     adam = optax.adam(learning_rate, eps=eps)
-    shrink = optax.add_decayed_weights(-decay)  # behind the step size
+    shrink = optax.add_decayed_weights(-decay, shrinks)  # behind the step size
     return optax.chain(optax.clip_by_global_norm(clip), adam, shrink)
 
 

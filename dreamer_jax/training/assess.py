@@ -16,7 +16,7 @@ import tyro
 from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.arms import make_agent
-from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.checkpoint import Checkpointer, choose
 from dreamer_jax.training.config import RunConfig, check, from_dict
 from dreamer_jax.training.environments import STOCK_ENDS, make_env, spec_of
 from dreamer_jax.training.evaluate import Played, evaluate
@@ -156,13 +156,13 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
 
     state, newest, seeds = read(options.checkpoint)
     if options.average > 1:
-        older = [step for step in checkpoints.steps() if step < newest]
-        if len(older) < options.average - 1:
+        steps = [step for step in checkpoints.steps() if step <= newest]
+        if len(steps) < options.average:
             raise UserError(
-                f"--average={options.average} cannot be: {path} holds {len(older) + 1} checkpoints "
+                f"--average={options.average} cannot be: {path} holds {len(steps)} checkpoints "
                 f"up to cycle {newest}; use fewer, or train with --keep {options.average}"
             )
-        older = older[1 - options.average :]
+        *older, _ = choose(steps, options.average, config.checkpoint_every)
         print(f"mean of the weights of cycles {', '.join(map(str, [*older, newest]))}")
         state = mean_state([state, *(read(step)[0] for step in older)])
     return Loaded(agent, spec, state, newest, seeds)

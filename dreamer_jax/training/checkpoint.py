@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,18 +59,32 @@ class Restored:
     warnings: list[str]
 
 
+def choose(steps: Sequence[int], number: int, every: int) -> list[int]:
+    """The newest of `steps` and, up to `number` in all, the newest of the others, ascending.
+
+    Of the others those that were due, every so many steps, come first: one that an interruption
+    left between them must not stand in for one of them, or a stop would change a mean of weights.
+    """
+    if not steps:
+        return []
+    newest = max(steps)
+    others = sorted(set(steps) - {newest}, key=lambda step: (step % every == 0, step))
+    return sorted([*others[max(0, len(others) - number + 1) :], newest])
+
+
 class Checkpointer:
-    """Saves to and restores from `directory`, keeping the last `keep` checkpoints.
+    """Saves to and restores from `directory`, keeping `keep` checkpoints: see `choose`.
 
     One writer at a time: the run folder's lock sees to that.
     """
 
-    def __init__(self, directory: Path, keep: int = 3) -> None:
-        """`directory` is made by the first save. Raises ValueError when keep < 1."""
+    def __init__(self, directory: Path, keep: int = 3, every: int = 1) -> None:
+        """`directory` is made by the first save; `every` so many steps one is due. Raises
+        ValueError when keep < 1."""
         if keep < 1:
             raise ValueError("keep must be at least 1")
         self.directory = Path(directory).resolve()
-        self.keep = keep
+        self.keep, self.every = keep, every
         self._damaged: set[int] = set()
         self._put_back_replaced()
 
@@ -80,6 +94,11 @@ class Checkpointer:
             return []
         names = (entry.name for entry in self.directory.iterdir() if entry.is_dir())
         return sorted(int(name) for name in names if _STEP.fullmatch(name))
+
+    def newest(self) -> int:
+        """Step of the newest whole checkpoint, 0 where there is none at all. Raises UserError when
+        none is whole."""
+        return self._newest_whole(None)[0] if self.steps() else 0
 
     def save(self, step: int, arrays: PyTree, host: dict[str, Any]) -> None:
         """Write a checkpoint; one of the same step is replaced.
@@ -190,7 +209,8 @@ class Checkpointer:
     def _prune(self, step: int) -> None:
         # Later steps than the one just saved are never counted: it must not push itself out.
         whole = [s for s in self.steps() if s <= step and s not in self._damaged]
-        for old in [*whole[: -self.keep], *self._damaged]:
+        kept = choose(whole, self.keep, self.every)
+        for old in [*(s for s in whole if s not in kept), *self._damaged]:
             # Renamed first, so that a kill leaves no half of a checkpoint under its own name.
             doomed = self.directory / f"{_TEMPORARY}old-{old:08d}"
             if self._folder(old).exists():
@@ -256,8 +276,15 @@ def _read_tree(folder: Path, template: PyTree, numbers: PyTree) -> PyTree:
 
 @contextmanager
 def _orbax() -> Iterator[ocp.Checkpointer]:
-    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True, use_zarr3=False, use_compression=True)
-    with ocp.Checkpointer(handler) as checkpointer:
+    alone = {}
+    if jax.process_count() > 1:  # else it would wait for the other hosts
+        index = jax.process_index()
+        own = ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+        alone = {"multiprocessing_options": own}
+    handler = ocp.PyTreeCheckpointHandler(
+        use_ocdbt=True, use_zarr3=False, use_compression=True, **alone
+    )
+    with ocp.Checkpointer(handler, **alone) as checkpointer:
         yield checkpointer
 
 

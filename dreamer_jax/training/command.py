@@ -50,6 +50,7 @@ def guarded(main: Callable[[], int]) -> int:
         return 130
 
 
+SCENES_NAME = "scenes.json"  # in a run's folder: where its generated scenes were found
 FindScenes = Callable[[RunConfig], Scenes]
 
 
@@ -196,6 +197,7 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
         with Run(make_agent, config, folder, scenes) as run:
             folder.save_config(to_dict(config))  # only now: a refused run leaves its folder free
             save_settings(folder.path, config)
+            _keep_source(folder.path, scenes)
             display = Display(folder.path, run.members, config.cycles, fps=video_fps(config))
             try:
                 announce(folder.path)
@@ -252,7 +254,7 @@ def resume(path: Path, find_scenes: FindScenes, arguments: Sequence[str] = ()) -
     with RunFolder.open(path) as folder:
         before = check(from_dict(folder.load_config()))
         config = with_changes(before, arguments)
-        scenes = _scenes(config, find_scenes)
+        scenes = _scenes(_with_source(folder.path, config), find_scenes)
         with Run(make_agent, config, folder, scenes) as run:
             fresh = not run.checkpoints.steps()
             warnings = [] if fresh else run.load(before)
@@ -282,6 +284,22 @@ def _save_changed(folder: RunFolder, config: RunConfig, cycle: int) -> None:
 
 def _scenes(config: RunConfig, find_scenes: FindScenes) -> Scenes | None:
     return find_scenes(config) if config.arm == "ddim" else None
+
+
+def _keep_source(path: Path, scenes: Scenes | None) -> None:
+    if scenes is not None and scenes.source:
+        write_atomic(path / SCENES_NAME, json.dumps({"source": scenes.source}) + "\n")
+
+
+def _with_source(path: Path, config: RunConfig) -> RunConfig:
+    """Where the run's scenes were found at first: a relative path or a preset's name may be another
+    model elsewhere, or one still to be trained."""
+    try:
+        source = json.loads((path / SCENES_NAME).read_text(encoding="utf-8"))["source"]
+    except (OSError, ValueError, KeyError, TypeError):  # of before, or lost: as it was typed
+        return config
+    moved = not Path(source).exists() and Path(config.ddim).exists()
+    return config if moved else dataclasses.replace(config, ddim=source)
 
 
 def announce(path: Path) -> None:

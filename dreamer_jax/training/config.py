@@ -117,7 +117,9 @@ class RunConfig:
     replay: int = 100_000
     """Records kept per learner."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Format of the agent's matrix products; parameters, states and losses are float32."""
+    """Format of the agent's matrix products; parameters, states and losses are float32. (How exact
+    products of float32 are is JAX's choice: on a GPU TF32, on a TPU bfloat16, unless
+    JAX_DEFAULT_MATMUL_PRECISION=highest.)"""
 
     report_every: int = 5
     """Cycles between pictures and videos in TensorBoard (0: never)."""
@@ -128,7 +130,8 @@ class RunConfig:
     checkpoint_every: int = 5
     """Cycles between checkpoints."""
     keep: int = 2
-    """Checkpoints kept."""
+    """Checkpoints kept: the newest, and of the others those that were due before any that a stop
+    left between them."""
 
     env: EnvConfig = field(default_factory=EnvConfig)
     agent: AgentConfig = field(default_factory=DLCConfig)

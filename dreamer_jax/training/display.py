@@ -33,7 +33,8 @@ class Display:
     ) -> None:
         """`fps`: of videos, decisions per second of game time."""
         self.fps = fps
-        self.folder, self.members, many = folder, members, len(members) > 1
+        self.folder, self.members = folder, members
+        many = len(members) > 1 or bool(members[0].values)  # one swept value is a setting too
         self.folders = [folder / m.setting / f"seed_{m.seed}" if many else folder for m in members]
         resumed = [None] * len(members) if resume_frames is None else resume_frames
         self.loggers = [

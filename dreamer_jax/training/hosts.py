@@ -1,7 +1,9 @@
 """A run over several hosts: each process trains its share of the seeds on its own devices.
 
 Learners need nothing of each other, so nothing crosses between hosts; `jax.distributed` tells each
-process which one it is. Host i writes a run folder of its own, DIR/host_i.
+process which one it is, and is left again at once: it would end all processes some minutes after
+the first has ended, whatever the others still have to do. Host i writes a run folder of its own,
+DIR/host_i.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from dreamer_jax.training.members import parse_seeds
 
 
 def join(text: str) -> None:
-    """Starts `jax.distributed`; before anything is computed.
+    """Asks `jax.distributed` which process this is; before anything is computed.
 
     `auto` finds the others by what Slurm, Open MPI, Kubernetes or a TPU pod says of them, else
     `ADDRESS:PORT,COUNT,INDEX`, with the address of host 0.
@@ -39,6 +41,8 @@ def join(text: str) -> None:
         options["coordinator_address"] = address
     try:
         jax.distributed.initialize(**options)
+        jax.local_devices()  # the backend keeps its index and the number of all
+        jax.distributed.shutdown()
     except (ValueError, RuntimeError) as error:
         raise UserError(f"--hosts={text}: {error}") from error
 

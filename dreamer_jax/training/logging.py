@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import math
+import os
 import socket
 import subprocess
 import time
@@ -95,6 +96,7 @@ class RunLogger:
     def flush(self) -> None:
         """Bring everything so far to the disk, where TensorBoard sees it."""
         self._events.flush()
+        os.fsync(self._metrics.fileno())  # each line is flushed when it is written
         self._flushed = time.monotonic()
 
     def close(self) -> None:

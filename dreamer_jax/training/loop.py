@@ -34,12 +34,13 @@ from envs.records import Record
 
 
 class Scenes(NamedTuple):
-    """Generated scenes: a pytree called as `starts(key, n)` -> uint8 [n, H, W, C], and what tells
-    one source from another."""
+    """Generated scenes: a pytree called as `starts(key, n)` -> uint8 [n, H, W, C], what tells one
+    source from another, and the --ddim that finds the same from any folder."""
 
     starts: Any
     image: tuple[int, int, int]
     digest: str
+    source: str = ""
 
 
 FIRST_EVAL_SEED = 5_000  # the tracks watched during training; evaluate.py starts at 0
@@ -76,6 +77,8 @@ class Run:
         except ValueError as error:  # what environment or networks say of their options
             raise UserError(str(error)) from error
         self.mesh = learner_mesh(self.learners)
+        if scenes is not None:
+            self.scenes = scenes._replace(starts=self._put(scenes.starts, None))
         self.learner: Learner = make_learner(
             self.agent,
             self.spec,
@@ -98,6 +101,7 @@ class Run:
             share(self.learners, self.mesh),
             replay.replay_bytes(self.record, config.envs, self.capacity),
             sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
+            1 if self.mesh is None else self.mesh.size,
         )
         if self.mesh is not None:
             self.plan += f"\ndevices:    {describe(self.learners, self.mesh)}"
@@ -108,7 +112,9 @@ class Run:
         }
         self.collector = Collector(self.env, self.learners, config.chunk, self.record.context)
         self.drivers = [make_driver(config, self.spec, seed) for seed in self.seeds]
-        self.checkpoints = Checkpointer(folder.path / "checkpoints", config.keep)
+        self.checkpoints = Checkpointer(
+            folder.path / "checkpoints", config.keep, config.checkpoint_every
+        )
         self.cycle = 0  # cycles finished
         self.updates = 0
         self.refreshes = 0

@@ -64,7 +64,12 @@ def machine_bytes() -> int:
             fields = dict(line.split(":", 1) for line in file)
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return physical_bytes()
+
+
+def physical_bytes() -> int:
+    """All memory of the machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def container_bytes(groups: Path, own: Path) -> float:
@@ -99,8 +104,9 @@ def _room(group: Path, limit: str, used: str, cache: str) -> float:
         return math.inf
 
 
-def plan(learners: int, ring: int, state: int) -> str:
-    """What `learners` learners with a replay of `ring` and a state of `state` bytes each will take.
+def plan(learners: int, ring: int, state: int, devices: int = 1) -> str:
+    """What `learners` learners with a replay of `ring` and a state of `state` bytes each will take,
+    so many on each of `devices` devices.
 
     Whatever writes a checkpoint, or goes on from one, holds the replay twice for a while.
 
@@ -109,16 +115,20 @@ def plan(learners: int, ring: int, state: int) -> str:
     """
     (free, bound), each = free_memory(), 2 * ring + state
     room = int(SHARE * free // each)
+    where = f" on each of {devices} devices" if devices > 1 else ""
     sizes = (
-        f"{learners} learner{'s' * (learners > 1)} of {each / GIB:.2f} GiB (replay "
+        f"{learners} learner{'s' * (learners > 1)}{where} of {each / GIB:.2f} GiB (replay "
         f"{ring / GIB:.2f} and once more for checkpoints, parameters and optimisers "
         f"{state / GIB:.2f}); {free / GIB:.1f} GiB are {bound}, a fifth of which is for the rest"
     )
     if learners <= room:
-        return f"memory:     {sizes}; up to {room} would fit"
+        return f"memory:     {sizes}; up to {devices * room} would fit"
     if room >= 1:
-        raise UserError(f"{sizes}: use {room} or fewer with --seeds, or lower --replay")
-    part = (SHARE * free - state) / (2 * ring)
-    if part <= 0:
-        raise UserError(f"{sizes}: the networks alone do not fit")
-    raise UserError(f"{sizes}: lower --replay to {part:.0%} of its value, or less")
+        raise UserError(
+            f"{sizes}: use {devices * room} or fewer with --seeds (times the values of --sweep), "
+            "or lower --replay"
+        )
+    percent = math.floor(100 * (SHARE * free - state) / (2 * ring))
+    if percent < 1:
+        raise UserError(f"{sizes}: the networks and a hundredth of the replay do not fit")
+    raise UserError(f"{sizes}: lower --replay to {percent}% of its value, or less")

@@ -174,9 +174,9 @@ def _relations(config: RunConfig) -> list[tuple[str, bool, str]]:
         ("env.cars", config.env.cars <= MOST_CARS, f"use 1 to {MOST_CARS}"),
         (
             "env.cars",
-            len(config.members) % config.env.cars == 0,
-            f"each car is a learner and there are {len(config.members)}: name one seed for each "
-            "car, as --seeds 0:2",
+            (number := len({member.seed for member in config.members})) % config.env.cars == 0,
+            f"each car is a learner and there are {number} seeds: name one seed for each car, as "
+            "--seeds 0:2",
         ),
         ("env.steer_scale", config.env.steer_scale <= 1, "use a value above 0 and up to 1"),
         ("length", config.length >= 2, "a sequence needs 2 or more records"),
@@ -261,6 +261,12 @@ def _of_categorical(config: RunConfig) -> list[tuple[str, bool, str]]:
         _baseline_only(config),
         ("agent.classes", agent.classes >= 2, "use 2 or more"),
         ("agent.deter", agent.deter % agent.blocks == 0, f"use a multiple of {agent.blocks}"),
+        (
+            "agent.anneal_updates",
+            agent.estimator != "straight_through" or not agent.anneal_updates,
+            "the estimator straight_through has no temperature; use 0, or another with "
+            "--agent.estimator",
+        ),
     ]
 
 

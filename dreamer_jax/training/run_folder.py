@@ -20,6 +20,11 @@ CONFIG_NAME = "config.json"
 LOCK_NAME = "lock"
 RUN_MARKS = (CONFIG_NAME, "metrics.jsonl", "checkpoints")
 
+
+class InUse(UserError):
+    """Another process holds the folder's lock."""
+
+
 _held_locks: set[TextIO] = set()
 
 
@@ -77,7 +82,7 @@ class RunFolder:
     def __init__(self, path: Path, exclusive: bool = True) -> None:
         """Take the folder `path`, which must exist; `exclusive=False` only reads, with no lock.
 
-        Raises UserError when another process holds the lock.
+        Raises InUse when another process holds the lock.
         """
         self.path = Path(path).resolve()
         self._lock = _acquire(self.path) if exclusive else None
@@ -181,7 +186,7 @@ def _refuse_used(path: Path) -> None:
 
 
 def _acquire(path: Path) -> TextIO:
-    """Lock `path`/lock and write this process id into it. Raises UserError when it is held."""
+    """Lock `path`/lock and write this process id into it. Raises InUse when it is held."""
     file = (path / LOCK_NAME).open("a+", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,7 +194,7 @@ def _acquire(path: Path) -> TextIO:
         file.seek(0)
         holder = file.read().strip() or "unknown"
         file.close()
-        raise UserError(
+        raise InUse(
             f"{path} is in use by process {holder}; wait for it, stop it, "
             "or choose another folder with --out"
         ) from error

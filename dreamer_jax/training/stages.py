@@ -76,8 +76,8 @@ def check_kept(number: int, stages: Sequence[Stage], which: str = "") -> None:
 
 
 def _done(out: Path) -> int:
-    """Cycles that the run in `out` has saved."""
-    return max(Checkpointer(out / "checkpoints").steps(), default=0)
+    """Cycles that the run in `out` has saved whole."""
+    return Checkpointer(out / "checkpoints").newest()
 
 
 def train_stages(

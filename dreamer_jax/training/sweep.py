@@ -212,7 +212,8 @@ def plan_groups(
 
 def _logs(member: Member, together: int) -> Path:
     """Where a learner logs inside the folder of its run of `together` learners."""
-    return Path(member.setting, f"seed_{member.seed}") if together > 1 else Path()
+    alone = together == 1 and not member.values
+    return Path() if alone else Path(member.setting, f"seed_{member.seed}")
 
 
 def _check_scenes(groups: Sequence[Group], trained: Callable[[str], bool]) -> None:

@@ -51,7 +51,7 @@ def with_train_ratio(config: RunConfig, said: str) -> RunConfig:
     if updates < 1:
         raise UserError(
             f"--train-ratio {said} makes no update after {config.cycle_size} decisions: use "
-            f"{of_one:.3g} or more, or a longer --cycle-size"
+            f"more than {of_one / 2:.3g}, or a longer --cycle-size"
         )
     return replace(config, updates=updates)
 

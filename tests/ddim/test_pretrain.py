@@ -4,11 +4,13 @@ import json
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from logged import lines, set_cycles
+from processes import python
 
 from ddim_jax.training import command, pretrain, scenes
 from ddim_jax.training.agent_policy import AgentPolicy
@@ -16,7 +18,9 @@ from ddim_jax.training.frames import collect, load_frames
 from ddim_jax.training.pretrain import DEBUG, PRESETS
 from ddim_jax.weights_file import SHIPPED, load_weights
 from dreamer_jax.errors import UserError
+from dreamer_jax.training import command as race_command
 from dreamer_jax.training.command import race
+from dreamer_jax.training.loop import Scenes
 from dreamer_jax.training.presets import DEBUG as RACE
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -80,10 +84,11 @@ def test_the_racing_script_takes_folder_and_file(whole):
     assert np.abs(np.asarray(images, int) - np.asarray(rounded, int)).max() <= 8
 
 
-def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path, capsys):
+def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(whole)
     folder = tmp_path / "race"
     options = ["--preset", "debug", "--prefill", "40", "--eval-every", "0", "--report-every", "2"]
-    options += ["--ddim", str(whole / "weights.npz"), "--out", str(folder)]
+    options += ["--ddim", "weights.npz", "--out", str(folder)]
     options += ["--env.steer-scale", "0.5"]
     assert race([*options, "--cycles", "2"], scenes.find_scenes) == 0
     logged = lines(folder)
@@ -91,6 +96,7 @@ def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path, capsys
     assert last["generated/starts"] == 1.0 and np.isfinite(last["loss/discriminator"])
     assert any("report/generated_return" in line for line in logged)
     set_cycles(folder, 3)
+    monkeypatch.chdir(tmp_path)  # weights.npz is not here
     assert race(["--resume", str(folder)], scenes.find_scenes) == 0
     assert len([line for line in lines(folder) if "loss/alignment" in line]) == 3
     # and its agent can collect the frames of the next diffusion model
@@ -109,6 +115,33 @@ def test_a_race_from_generated_scenes_and_its_resumption(whole, tmp_path, capsys
     (folder / "config.json").write_text(json.dumps(config))
     assert command.pretrain([*SHORT, *again, "--out", str(tmp_path / "other")]) == 2
     assert "was trained on CartPole-v1" in capsys.readouterr().err
+
+
+def test_scenes_on_several_devices(whole, tmp_path):
+    """The model lies on both, and nothing crosses between them in a cycle."""
+    script = Path(__file__).parents[2] / "experiments" / "car_racing.py"
+    words = ["--preset", "debug", "--seeds", "0:2", "--cycles", "1", "--prefill", "40"]
+    words += ["--eval-every", "0", "--report-every", "0", "--env.time-limit", "80"]
+    ended = python(script, *words, "--ddim", whole, "--out", tmp_path / "race", devices=2)
+    assert ended.returncode == 0, ended.stderr
+    assert "devices:    2, each with 1 of the learners" in ended.stdout
+    for seed in (0, 1):
+        logged = lines(tmp_path / "race" / f"seed_{seed}")
+        (last,) = [line for line in logged if "loss/alignment" in line]
+        assert last["generated/starts"] == 1.0 and np.isfinite(last["loss/discriminator"])
+
+
+def test_where_the_scenes_were_found_is_remembered(tmp_path):
+    config = replace(RACE, ddim="paper")
+    assert race_command._with_source(tmp_path, config) is config  # of a run of before
+    (tmp_path / "w.npz").touch()
+    found = Scenes(None, (1, 1, 1), "", str(tmp_path / "w.npz"))
+    race_command._keep_source(tmp_path, found)
+    assert race_command._with_source(tmp_path, config).ddim == str(tmp_path / "w.npz")
+    (tmp_path / "w.npz").rename(tmp_path / "moved.npz")
+    assert race_command._with_source(tmp_path, config).ddim == str(tmp_path / "w.npz")
+    config = replace(RACE, ddim=str(tmp_path / "moved.npz"))
+    assert race_command._with_source(tmp_path, config) is config
 
 
 def test_other_weights_are_not_taken_on_resume(whole, tmp_path, capsys):

@@ -14,10 +14,12 @@ from logged import lines
 
 from ddim_jax.training import command, frames, pretrain, scenes
 from ddim_jax.training.frames import load_frames
-from ddim_jax.training.pretrain import DEBUG, PRESETS, newest
-from ddim_jax.weights_file import load_weights
+from ddim_jax.training.pretrain import DEBUG, PRESETS, default_folder, newest
+from ddim_jax.weights_file import digest, load_weights
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.presets import DEBUG as RACE
+from dreamer_jax.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 SMALL = replace(
@@ -109,6 +111,59 @@ def test_bad_weights_of_before_are_not_gone_on_from(whole, tmp_path, capsys):
         scenes.load(str(folder))
     shutil.rmtree(folder / "checkpoints" / "00000007")
     assert scenes.load(str(folder))[0] == SMALL.model
+
+
+def test_a_folder_and_its_weights_file_are_one_model(whole, tmp_path):
+    """Also once its checkpoints are removed; so a race can go on."""
+    want = digest(load_weights(whole / "weights.npz")[1])
+    assert digest(scenes.load(str(whole))[1]) == want
+    folder = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    assert digest(scenes.load(str(folder))[1]) == want
+
+
+def test_impossible_steps_are_told_before_a_model_is_trained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = replace(RACE, ddim="debug", generated=replace(RACE.generated, steps=51))
+    with pytest.raises(UserError, match=r"--generated\.steps=51"):
+        scenes.find_scenes(config)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_one_of_several_runs_trains_and_the_others_wait(whole, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = default_folder("debug")
+    naps = []
+
+    def nap(seconds):
+        naps.append(seconds)
+        if len(naps) == 2:
+            shutil.copy(whole / "weights.npz", folder)
+
+    monkeypatch.setattr(scenes.time, "sleep", nap)
+    with RunFolder.create(folder, ""):
+        assert scenes.load("debug")[0] == SMALL.model
+    assert naps == [scenes.POLL_SECONDS] * 2
+    assert capsys.readouterr().out.count("another process trains it in runs/ddim-debug") == 1
+
+
+def test_a_model_that_another_run_began_in_the_meantime(whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def begin(config, preset):  # refused: between a look and this call another began, and ended
+        shutil.copytree(whole, default_folder(preset))
+        raise UserError("already holds a run")
+
+    monkeypatch.setattr(command, "begin", begin)
+    assert scenes.load("debug")[0] == SMALL.model
+    shutil.rmtree("runs")
+    monkeypatch.setattr(command, "begin", refuse)
+    with pytest.raises(UserError, match="no space"):
+        scenes.load("debug")
+
+
+def refuse(config, preset):
+    raise UserError("no space")
 
 
 def test_a_failing_judge_loses_no_weights(out, monkeypatch):

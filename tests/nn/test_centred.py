@@ -14,7 +14,7 @@ from dreamer_jax.agents.dreamer_v3 import make_dreamer_v3
 from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
 from dreamer_jax.agents.planet import make_planet
 from dreamer_jax.agents.planet_config import PlaNetConfig
-from dreamer_jax.nn.centred import CentredDecoder, CentredEncoder, settled
+from dreamer_jax.nn.centred import CentredDecoder, CentredEncoder, learnt, settled
 from dreamer_jax.nn.conv import unfold
 from dreamer_jax.types import Spec, Transition
 from dreamer_jax.world_models import model
@@ -30,7 +30,7 @@ DREAMS = dict(horizon=2, last=2)
 DISCRETE = dict(latents=2, classes=2, blocks=1)
 AGENTS = {
     "v1": (make_dreamer_v1, DreamerV1Config(**TINY, **GAUSSIAN, **DREAMS)),
-    "v2": (make_dreamer_v2, DreamerV2Config(**TINY, **DISCRETE, **DREAMS)),
+    "v2": (make_dreamer_v2, DreamerV2Config(**TINY, **DISCRETE, **DREAMS, weight_decay=0.1)),
     "v3": (make_dreamer_v3, DreamerV3Config(**TINY, **DISCRETE, **DREAMS)),
     "planet": (
         make_planet,
@@ -83,6 +83,22 @@ def test_the_mean_moves_by_its_weight_and_has_no_gradient():
     assert np.any(grads["params"]["network"]["kernel"] != 0)
     plain = {"params": fresh["params"]}
     assert settled(plain, pictures, 0.25) is plain
+
+
+def test_all_is_learnt_but_mean_pictures():
+    """By the name of the collection: a weight's own name may have the word in it."""
+    x = jnp.zeros((1, 2, 2, 1))
+    params = {
+        "encoder": CentredEncoder(nn.Dense(1)).init(KEY, x),
+        "layers": (x, {"mean": {"a": x, "b": [x, x]}, "means": x}),
+    }
+    assert learnt(params) == {
+        "encoder": {
+            "mean": {"picture": False},
+            "params": {"network": {"kernel": True, "bias": True}},
+        },
+        "layers": (True, {"mean": {"a": False, "b": [False, False]}, "means": True}),
+    }
 
 
 def batch(seed):

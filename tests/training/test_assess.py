@@ -41,6 +41,25 @@ def test_how_the_agent_acts_is_said(calm, tmp_path, monkeypatch):
     assert kept["calm"] is calm and modes == ["calm" if calm else "eval"]
 
 
+def test_the_tracks_asked_for_are_played(tmp_path, monkeypatch):
+    """By learners with keys of their own."""
+    given = []
+
+    def evaluate(learner, carry, state, config, keys, *tracks_and_mode):
+        given.append((jax.random.key_data(keys), tracks_and_mode))
+
+    monkeypatch.setattr(assess, "evaluate", evaluate)
+    monkeypatch.setattr(assess, "make_learner", lambda *args: None)
+    agent = SimpleNamespace(carry=None)
+    loaded = assess.Loaded(agent, spec=None, state=None, step=9, seeds=[3, 5])
+    monkeypatch.setattr(assess, "load_agent", lambda *args: loaded)
+    options = assess.EvaluateConfig(episodes=7, first_track=40)
+    assert assess.play(tmp_path, DEBUG, options) == (None, 9)
+    ((keys, tracks_and_mode),) = given
+    assert tracks_and_mode == (7, 40, "eval")
+    assert len(keys) == 2 and (keys[0] != keys[1]).any()
+
+
 def test_the_mean_of_weights_by_hand():
     """Counters and keys are the newest's."""
     key = jax.random.key(7)
@@ -62,7 +81,7 @@ def test_an_average_of_none_is_refused(tmp_path):
 
 
 def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch):
-    """Of those kept, up to the one asked for."""
+    """Of those kept, up to the one asked for, and of those the ones that were due."""
     checkpoints = Checkpointer(tmp_path / "checkpoints", keep=4)
     for cycle in (1, 2, 3, 4):
         checkpoints.save(cycle, {"agent": {"w": jnp.full(2, 10.0**cycle)}}, {"seeds": [3]})
@@ -86,6 +105,9 @@ def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch):
     assert weights(average=3, checkpoint=3) == (3, 370.0)
     with pytest.raises(UserError, match=r"--average=4 .* holds 3 checkpoints up to cycle 3"):
         weights(average=4, checkpoint=3)
+    every_other = replace(DEBUG, checkpoint_every=2)  # 1 and 3 came of stops
+    loaded = assess.load_agent(tmp_path, every_other, assess.EvaluateConfig(average=2))
+    assert float(loaded.state["w"][0]) == (100.0 + 10_000.0) / 2
 
 
 def test_an_environment_that_cannot_be_made_is_the_users_to_mend(tmp_path, monkeypatch):

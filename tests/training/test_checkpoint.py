@@ -21,7 +21,7 @@ import pytest
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training import checkpoint, manifest
-from dreamer_jax.training.checkpoint import Checkpointer
+from dreamer_jax.training.checkpoint import Checkpointer, choose
 
 
 class Buffer(NamedTuple):
@@ -142,6 +142,36 @@ def test_keeps_the_last(tmp_path):
         checkpointer.restore(make_small(0), step=2)
     with pytest.raises(ValueError, match="keep"):
         Checkpointer(tmp_path, keep=0)
+
+
+def test_what_an_interruption_left_makes_room_first():
+    """Due are multiples of 10; 13 and 25 came of stops."""
+    assert choose([10, 13, 20, 25], 2, 10) == [20, 25]  # the newest always stays
+    assert choose([10, 13, 20, 25, 30], 3, 10) == [10, 20, 30]
+    assert choose([10, 13, 20, 25, 30], 4, 10) == [10, 20, 25, 30]  # better than none
+    assert choose([13, 25], 1, 10) == [25] and choose([7], 3, 10) == [7]
+    assert choose([], 3, 10) == []
+
+
+def test_a_stop_changes_nothing_of_what_is_kept(tmp_path):
+    straight, stopped = (Checkpointer(tmp_path / name, 3, every=10) for name in "ab")
+    for step in (10, 20, 30, 40):
+        straight.save(step, make_small(step), {})
+    for step in (10, 20, 30, 33, 34, 40):
+        stopped.save(step, make_small(step), {})
+        assert stopped.steps()[-1] == step and len(stopped.steps()) <= 3
+    assert stopped.steps() == straight.steps() == [20, 30, 40]
+
+
+def test_the_newest_whole_one(tmp_path):
+    assert Checkpointer(tmp_path / "nowhere").newest() == 0
+    checkpointer = saved(tmp_path, 10, 20)
+    assert checkpointer.newest() == 20
+    flip(largest(tmp_path / "00000020" / "arrays"))
+    assert Checkpointer(tmp_path).newest() == 10
+    flip(largest(tmp_path / "00000010" / "arrays"))
+    with pytest.raises(UserError, match="no whole checkpoint"):
+        Checkpointer(tmp_path).newest()
 
 
 def test_same_step_is_replaced(tmp_path):

@@ -45,6 +45,7 @@ BAD = [
     ("agent.posterior_layers", 1),
     ("agent.bins", 40),  # an even number has no bin at 0
     ("agent.classes", 1),
+    ("agent.anneal_updates", 9),  # straight-through gradients know no temperature
     ("generated.pool", 7),  # agent.starts 8
     ("generated.pool", 20),  # no multiple of fresh 8
     ("seed", 2**31),  # seeds are int32 on the device
@@ -149,6 +150,7 @@ def test_the_train_ratio_in_place_of_updates():
     """`DEBUG`: 3 sequences of 8 records after 40 decisions."""
     assert parse(["--train-ratio", "1.2"], DEBUG) == changed(DEBUG, "updates", 2)
     assert parse(["--train-ratio=0.7", "--cycle-size", "80"], DEBUG).updates == 2
+    assert parse(["--train-ratio", "0.31"], DEBUG).updates == 1
     published = parse(["--train-ratio", "262"], FAMILY["dreamer_v3"]["paper"])
     assert published == FAMILY["dreamer_v3"]["paper"]
     assert "a train ratio of 262" in train_ratio.describe(published)
@@ -161,7 +163,7 @@ def test_the_train_ratio_in_place_of_updates():
         (["--train-ratio", "many"], "--train-ratio many cannot be: use a number above 0"),
         (["--train-ratio", "nan"], "--train-ratio nan cannot be"),
         (["--train-ratio", "-1"], "--train-ratio -1 cannot be"),
-        (["--train-ratio", "0.2"], "use 0.6 or more"),
+        (["--train-ratio", "0.29"], "use more than 0.3,"),
         (["--train-ratio", "3", "--batch", "0"], "batch=0"),
         (["--train-ratio", "3", "--updates=5"], "leave one of them out"),
         (["--train-ratio=3", "--cycle-unit=episodes", "--cycle-size=1"], "add --cycle-unit steps"),

@@ -14,6 +14,7 @@ from logged import lines
 
 from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.errors import UserError
+from dreamer_jax.training import environments
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.collect import Collector, Decision
 from dreamer_jax.training.config import EnvConfig
@@ -33,7 +34,7 @@ from dreamer_jax.training.signals import StopRequest
 from dreamer_jax.types import Agent, Spec
 from envs import RACE
 from envs.drivers import RandomDriver, SmoothDriver
-from envs.make import EpisodeSeeds, MakeEnv
+from envs.make import HELD_OUT, EpisodeSeeds, MakeEnv
 from envs.vector import VectorEnv
 
 POLE = EnvConfig(id="CartPole-v1", action_repeat=2, time_limit=60)
@@ -130,6 +131,39 @@ def test_a_stopped_run_on_numbers_goes_on_as_if_it_had_not_been(whole, tmp_path)
     jax.tree.map(np.testing.assert_array_equal, state, whole[1])
     episodes, want = ([r for r in x if "episode/return" in r] for x in (records, whole[0]))
     assert episodes == want
+
+
+def test_a_learner_that_diverged_stays_as_it_was_over_a_stop(tmp_path):
+    """It logs no more, its evidence is kept as it is, and the other goes on."""
+    path, config = tmp_path / "run", replace(CONFIG, seeds="3,5", eval_every=0)
+
+    def states(run, display):
+        run.train(display, StopRequest())
+        display.close()
+        return jax.device_get(run.state.mean), run.known_healthy.tolist()
+
+    with RunFolder.create(path, "run") as folder:
+        with Run(make_numbers, replace(config, cycles=2), folder) as run:
+            run.start()
+            run.state = run.state._replace(mean=run.state.mean.at[0, 0].set(jnp.nan))
+            display = Display(path, run.members, 2, quiet=True)
+            run.prefill(display)
+            stopped = states(run, display)
+        logged, evidence = (path / "seed_3" / "metrics.jsonl"), path / "diverged" / "seed_3"
+        before, written = logged.read_text(), (evidence / "batch.npz").stat().st_mtime_ns
+        with Run(make_numbers, replace(config, cycles=3), folder) as run:
+            assert not run.load()
+            display = Display(path, run.members, 3, run.cycle, run.collector.frames, quiet=True)
+            resumed = states(run, display)
+    assert stopped[1] == resumed[1] == [False, True]
+    assert np.isnan(stopped[0][0, 0]) and not stopped[0][0, 1:].any()  # as it began
+    np.testing.assert_array_equal(resumed[0][0], stopped[0][0])
+    assert (resumed[0][1] != stopped[0][1]).all()
+    assert logged.read_text() == before
+    assert (evidence / "batch.npz").stat().st_mtime_ns == written
+    assert sum("loss/mean" in line for line in lines(path / "seed_5")) == 3
+    healthy = [line["learners/healthy"] for line in lines(path / "aggregate")]
+    assert healthy == [2.0, 1.0, 1.0]
 
 
 def test_records_of_many_names_are_laid_out_by_name():
@@ -296,6 +330,24 @@ def test_how_long_an_environment_may_be_silent():
     races = replace(config, env=EnvConfig(cars=2, timeout=8.0))
     with closing(streams(races, (0, 1))) as races:
         assert races._races._timeout == 8
+
+
+def test_every_environment_drives_tracks_of_its_own(monkeypatch):
+    """None is held out, and a learner's are the same alone and beside others."""
+    monkeypatch.setattr(environments, "VectorEnv", lambda make, seeds, timeout: seeds)
+    monkeypatch.setattr(environments, "RaceStreams", lambda make, seeds, *rest: seeds)
+
+    def tracks(seeds, cars=1):
+        config = replace(CONFIG, envs=5, env=EnvConfig(cars=cars))
+        return np.array([[own(i) for i in range(4)] for own in streams(config, seeds)])
+
+    together = tracks((0, 1, 2, 7))
+    assert together.shape == (4 * 5, 4) and together.min() >= HELD_OUT
+    assert len(np.unique(together)) == together.size
+    for k, seed in enumerate((0, 1, 2, 7)):
+        np.testing.assert_array_equal(tracks((seed,)), together[5 * k : 5 * k + 5])
+    races = tracks((0, 1, 2, 7), cars=2)  # each on those that its first driver has alone
+    np.testing.assert_array_equal(races, together[[*range(5), *range(10, 15)]])
 
 
 def test_an_agent_that_needs_pictures_says_so(tmp_path):

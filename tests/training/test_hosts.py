@@ -11,6 +11,7 @@ from logged import set_cycles, updates
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training import hosts
+from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.command import race
 from dreamer_jax.training.presets import DEBUG
 
@@ -21,13 +22,18 @@ OPTIONS += ["--eval-every", "0", "--report-every", "0", "--env.time-limit", "80"
 
 
 def on_two_hosts(words):
-    """Both processes to their end; what they said."""
+    """Both runs to their end."""
+    of_two([str(SCRIPT), *words, "--hosts"])
+
+
+def of_two(words):
+    """Python on these words and a host's address, twice; what each said."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     started = [
         subprocess.Popen(
-            [sys.executable, str(SCRIPT), *words, "--hosts", f"{address},2,{index}"],
+            [sys.executable, *words, f"{address},2,{index}"],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -36,6 +42,31 @@ def on_two_hosts(words):
     ]
     said = [process.communicate(timeout=600)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(said)
+    return said
+
+
+ALONE = """
+import sys, jax
+from dreamer_jax.training import hosts
+from dreamer_jax.training.checkpoint import Checkpointer
+
+hosts.join(sys.argv[2])
+print("host", jax.process_index(), jax.process_count(), jax.distributed.is_initialized())
+template = {"x": jax.ShapeDtypeStruct((3,), "float32")}
+if jax.process_index():
+    print("read", Checkpointer(sys.argv[1]).restore(template).arrays["x"].tolist())
+"""
+
+
+def test_none_waits_for_another_or_dies_with_it(tmp_path):
+    """`jax.distributed` would end all when one has ended, and Orbax reads with all or not at all.
+
+    What one process has saved, as a diffusion model's training, one of two can read.
+    """
+    Checkpointer(tmp_path).save(1, {"x": np.arange(3, dtype=np.float32)}, {})
+    said = of_two(["-c", ALONE, str(tmp_path)])
+    assert "host 0 2 False" in said[0] and "host 1 2 False" in said[1]
+    assert "read [0.0, 1.0, 2.0]" in said[1]
 
 
 def test_each_host_trains_its_seeds_as_one_alone_would(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dreamer_jax.training.collect import Episode
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.evaluate import Played
 from dreamer_jax.training.logging import RunLogger, encode_gif, mp4, read_metrics
@@ -213,6 +214,16 @@ def test_a_stopped_learner_is_no_part_of_evaluations(tmp_path):
     assert one == {"step": 90, "eval/return_iqm": 810}
 
 
+def test_one_swept_value_is_a_setting_too(tmp_path):
+    """Evaluation writes beside the setting's runs, where a comparison looks for them."""
+    display = Display(tmp_path, [Member(4, (("agent.lr", 1.0),))], 3, quiet=True)
+    display.close()
+    assert display.folders == [tmp_path / "lr=1" / "seed_4"]
+    alone = Display(tmp_path / "alone", [Member(4, ())], 3, quiet=True)
+    alone.close()
+    assert alone.folders == [tmp_path / "alone"]
+
+
 def test_each_setting_goes_on_from_its_own_frames(tmp_path):
     """The first has done 1000 frames at the checkpoint, the second 1400."""
     members = [Member(0, (("agent.lr", 1.0),)), Member(0, (("agent.lr", 2.0),))]
@@ -226,3 +237,38 @@ def test_each_setting_goes_on_from_its_own_frames(tmp_path):
         for m in members
     ]
     assert kept == [[900, 1000], [1300, 1400]]
+
+
+def play(display, number, first=0):
+    """So many episodes of two learners, of other returns each, then the line over both."""
+    for n in range(first, first + number):
+        rewards = ((n - 7) ** 2, 500 - 30 * n)
+        display.episodes(
+            [Episode(s, r, 25, 100, 100 * n, 0.5, False) for s, r in enumerate(rewards)]
+        )
+    last = 100 * (first + number - 1)
+    display.aggregates[0].cycle(np.full(2, last), np.ones(2, bool))
+
+
+def test_the_mean_over_seeds_goes_on_over_a_stop(tmp_path):
+    """Over the last ten episodes, of before the checkpoint too; not of those it knew nothing of."""
+    members = [Member(seed, ()) for seed in (3, 5)]
+    whole = Display(tmp_path / "whole", members, 3, quiet=True)
+    play(whole, 12)
+    play(whole, 3, first=12)
+    whole.close()
+    killed = Display(tmp_path / "run", members, 3, quiet=True)
+    play(killed, 12)
+    play(killed, 2, first=100)
+    killed.close()
+    resumed = Display(tmp_path / "run", members, 3, 1, [1100, 1100], quiet=True)
+    play(resumed, 3, first=12)
+    resumed.close()
+    want, got = (
+        read_metrics(tmp_path / name / "aggregate" / "metrics.jsonl") for name in ("whole", "run")
+    )
+    last = np.arange(5, 15)
+    means = [np.mean((last - 7) ** 2), np.mean(500 - 30 * last)]
+    assert [line["step"] for line in got] == [1100, 1400]
+    assert got[-1]["episode/return_iqm"] == pytest.approx(np.mean(means))
+    assert got == want

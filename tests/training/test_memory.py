@@ -49,6 +49,20 @@ def test_the_narrowest_of_the_groups_around_counts(groups, tmp_path):
     assert container_bytes(groups, lines) == 400
 
 
+def test_learners_of_several_devices_and_a_replay_too_large(monkeypatch):
+    """8 GiB may be used on each; a learner takes 2 x 1.5 + 0.5."""
+    monkeypatch.setattr(memory, "free_memory", lambda: (10 * GIB, "free"))
+    ring, state = int(1.5 * GIB), int(0.5 * GIB)
+    text = memory.plan(2, ring, state, devices=8)
+    assert "2 learners on each of 8 devices of" in text and "up to 16 would fit" in text
+    with pytest.raises(UserError, match="use 16 or fewer with --seeds"):
+        memory.plan(3, ring, state, devices=8)
+    with pytest.raises(UserError, match="lower --replay to 95% of"):  # 95.9 would fit
+        memory.plan(1, int(7.5 / 0.959 * GIB) // 2, state)
+    with pytest.raises(UserError, match="a hundredth of the replay do not fit"):
+        memory.plan(1, 1000 * GIB, state)
+
+
 def test_version_1(groups, tmp_path):
     lines = own(tmp_path, "9:name=systemd:/", "4:memory:/docker/a:b", "1:cpu,cpuacct:/x", "0::/")
     group(groups / "memory", V1, 1000, used=300, cache=100)  # /docker/a:b is the host's name

@@ -145,6 +145,10 @@ def test_contests_that_cannot_be(words, text, pair, capsys):
     ("words", "text"),
     [
         (["--cars", "2", "--seeds", "0:3"], "--env.cars=2 cannot be"),
+        (
+            ["--cars", "2", "--seeds", "0:3", "--sweep", "entropy_scale=0.01,1"],
+            "there are 3 seeds",
+        ),
         (["--cars", "9"], "--env.cars=9 cannot be"),
         (["--cars", "two"], "--cars=two"),
     ],

@@ -1,0 +1,68 @@
+"""What a run goes on with after a stop, with stand-ins for its parts and a checkpoint in memory."""
+
+import json
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dreamer_jax.replay import ReplayState
+from dreamer_jax.training.loop import Scenes
+from dreamer_jax.training.presets import DEBUG
+from dreamer_jax.training.saving import load_run, save_run
+
+
+class Kept:
+    """The last checkpoint, its host part as JSON."""
+
+    def save(self, step, arrays, host):
+        self.arrays, self.host = arrays, json.loads(json.dumps(host))
+
+    def restore(self, template):
+        return SimpleNamespace(arrays=self.arrays, host=self.host, warnings=["one was torn"])
+
+
+def stand_in(checkpoints, **parts):
+    """A run of two learners, as it is before its first cycle."""
+    told = []
+    part = SimpleNamespace(get_state=lambda: 7, set_state=lambda *state: told.append(state))
+    fresh = {
+        "state": jnp.zeros(2),
+        "carry": jnp.zeros((2, 1)),
+        "healthy": jnp.ones(2, bool),
+        "known_healthy": np.ones(2, bool),
+        "ring": None,
+        "cycle": 0,
+        "updates": 0,
+        "refreshes": 0,
+    }
+    return SimpleNamespace(
+        **(fresh | parts), config=DEBUG, spec=None, mesh=None, agent=SimpleNamespace(axes=0),
+        seeds=(3, 5), capacity=4, scenes=Scenes(None, (8, 8, 3), "digest"), told=told,
+        collector=part, drivers=[part, part], checkpoints=checkpoints,
+    )  # fmt: skip
+
+
+def test_a_run_goes_on_with_what_was_saved():
+    """The ring is cut to what is filled, and is whole again."""
+    records = jnp.arange(8.0).reshape(2, 1, 4)
+    ring = ReplayState({"x": records}, jnp.array([[3], [2]]), jnp.array([[3], [2]]))
+    saved = {"cycle": 4, "updates": 9, "refreshes": 11, "ring": ring}
+    saved |= {"state": jnp.array([1.0, 2.0]), "carry": jnp.array([[3.0], [4.0]])}
+    saved["healthy"] = jnp.array([False, True])
+    checkpoints = Kept()
+    save_run(stand_in(checkpoints, **saved))
+    assert checkpoints.arrays["replay"].data["x"].shape == (2, 1, 3)
+    run = stand_in(checkpoints)
+    assert load_run(run, None) == ["one was torn"]
+    assert (run.cycle, run.updates, run.refreshes) == (4, 9, 11)
+    for name in ("state", "carry", "healthy"):
+        np.testing.assert_array_equal(getattr(run, name), saved[name])
+    np.testing.assert_array_equal(run.known_healthy, [False, True])
+    assert run.ring.data["x"].shape == (2, 1, 4)
+    np.testing.assert_array_equal(run.ring.data["x"][:, :, :2], records[:, :, :2])
+    jax.tree.map(
+        np.testing.assert_array_equal, (run.ring.cursor, run.ring.size), (ring.cursor, ring.size)
+    )
+    assert run.told == [(7, True), (7,), (7,)]
