@@ -7,16 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_world import Line
 from tiny import AGENT, BATCH, CONFIG, LENGTH, SPEC, paint, play, update
 
-from dreamer_jax.agents.dlc_v1 import make_dlc_v1, update_actor
+from dreamer_jax.agents import dlc_v1
+from dreamer_jax.agents.dlc_v1 import Dream, make_dlc_v1, update_actor
 from dreamer_jax.agents.dlc_v1_config import DLCConfig
 from dreamer_jax.agents.dlc_v1_parts import make_optimisers, make_parts
 from dreamer_jax.agents.pictures import CONTEXT
 from dreamer_jax.nn.conv import fold
 from dreamer_jax.ops.optimisers import ema
 from dreamer_jax.ops.transforms import symlog
-from dreamer_jax.types import Spec
+from dreamer_jax.types import LatentState, Spec
 from dreamer_jax.world_models.rssm import initial_state, observe
 
 KEY = jax.random.key(7)
@@ -147,6 +149,40 @@ def test_the_values_behind_the_horizon_teach_the_actor(fresh, batch):
     state = fresh.replace(step=jnp.int32(1), model=blind)
     assert actor_gradient(state, batch) == 0.0
     assert actor_gradient(state.replace(target=steep), batch) > 0.0
+
+
+@pytest.mark.parametrize(("clip", "passed"), [(0.0, 3.0), (0.5, 0.5), (3.1, 3.0)])
+def test_later_returns_pass_through_a_state_with_a_gradient_of_bounded_norm(
+    monkeypatch, clip, passed
+):
+    """On a line, from x = 1, with actions k x, k = 0.5, and rewards x: x' = 1.5, x'' = 2.25, and
+    the returns are x' + x'' and x''. Their slope by k is 2 x' = 3 by way of the second action, 1 by
+    x' itself, and what x'' hands back to x', 2 (1 + k) = 3. The last alone is cut. The bound is for
+    the sum over 6 starts and 2 steps, of which the loss is the mean."""
+    line = lambda rssm, params, *inputs: Line().imagine(params, *inputs)  # noqa: E731
+    monkeypatch.setattr(dlc_v1, "imagine_step", line)
+
+    def answers(function):
+        return SimpleNamespace(apply=lambda params, features: function(params, features[..., :1]))
+
+    sure = lambda k, x: jnp.concatenate([jnp.arctanh(k * x), 0 * x - 50.0], -1)  # noqa: E731
+    parts = SimpleNamespace(
+        rssm=None,
+        actor=answers(sure),
+        reward=answers(lambda _, x: symlog(x)),
+        cont=answers(lambda _, x: 0 * x + 50.0),
+        critic=answers(lambda _, x: 0 * x),
+    )
+    config = DLCConfig(
+        horizon=2, starts=6, dynamics_clip=clip, gamma=1.0, lambda_=1.0,
+        actor_min_std=0.0, entropy_scale=0.0,
+    )  # fmt: skip
+    x = jnp.ones((6, 1))
+    model = {"rssm": None, "reward": None, "cont": None}
+    dream = Dream(parts, config, model, None, LatentState(x, x, x, x), jnp.ones(6), KEY)
+    loss, slope = jax.jit(jax.value_and_grad(lambda k: dream.run(k)[0]))(0.5)
+    assert float(loss) == pytest.approx(-6 * ((1.5 + 2.25) + 2.25) / 12, rel=1e-5)
+    assert float(slope) == pytest.approx(-6 * (3 + 1 + passed) / 12, rel=1e-5)
 
 
 def test_terminal_starts_teach_neither_actor_nor_critic(fresh, batch):

@@ -14,6 +14,7 @@ from dreamer_jax.agents.dlc_v1_config import GeneratedConfig
 from dreamer_jax.agents.dlc_v1_ddim import make_dlc_v1_ddim
 from dreamer_jax.agents.dlc_v1_parts import make_parts
 from dreamer_jax.nn.conv import fold, to_unit
+from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.learner import make_learner
 
 KEY = jax.random.key(7)
@@ -106,6 +107,14 @@ def test_the_share_is_kept(fresh, batch, fraction, number):
     assert np.isnan(metrics["generated/return_replayed"]) == (number == CONFIG.starts)
 
 
+def test_a_generated_start_is_alive_whatever_it_replaces(fresh, batch):
+    over = batch.replace(is_terminal=np.ones_like(batch.is_terminal))
+    for fraction in (0.0, 1.0):
+        new, metrics = step(fresh, over, fraction=fraction)
+        assert changed(new.dlc.critic, fresh.dlc.critic) == (fraction == 1.0)
+        assert (metrics["loss/critic"] > 0) == (fraction == 1.0)
+
+
 def test_the_images_matter_and_so_does_the_key(fresh, batch):
     one, _ = step(fresh, batch)
     other, _ = step(fresh.replace(pool=255 - fresh.pool), batch)
@@ -157,6 +166,25 @@ def test_a_start_has_no_memory_and_the_posterior_of_its_image(fresh):
     noise = jax.random.normal(KEY, (1, 4, CONFIG.stoch))[0]
     np.testing.assert_allclose(state.stoch, mean + std * noise, rtol=1e-4)
     assert np.all((score > 0) & (score < 1))
+
+
+def test_the_alignment_learns_from_real_embeddings_and_from_generated_ones(fresh, batch):
+    """Its own update by hand: 16 of the 48 embeddings of the batch are real, the first 16 images
+    of the pool are generated. Where a gradient is as small as Adam's epsilon, its last digits count
+    in the step, which is of 0.001 or 0.01."""
+    parts = make_parts(CONFIG, SPEC)
+    alignment = dlc_v1_ddim.make_alignment(
+        CONFIG.embed, 8, (8,), 1e-2, GENERATED.discriminator_lr, 1e-5, 100.0
+    )
+    scenes = dlc_v1_ddim.GeneratedStarts(parts, CONFIG, GENERATED, alignment)
+    images = jnp.asarray(batch.obs["image"]).reshape(48, *SPEC.image)
+    real = scenes.embed(fresh.dlc.model, images)
+    generated = scenes.embed(fresh.dlc.model, fresh.pool[:16])
+    index = jax.random.choice(named_key(KEY, "real"), 48, (16,), replace=False)
+    want, _ = alignment.update(fresh.alignment, real[index], generated)
+    got = step(fresh, batch)[0].alignment
+    close = partial(np.testing.assert_allclose, atol=5e-5)
+    jax.tree.map(close, got, want)
 
 
 def test_warm_up_gives_the_start_a_memory(fresh, batch):

@@ -121,6 +121,38 @@ def test_a_truncated_episode_bootstraps_from_its_last_state(made):
     assert float(loss["loss/replay_value"]) == pytest.approx(0.3 * 2 / 3)
 
 
+def test_replayed_returns_are_those_of_the_last_records(made):
+    """Five records of two sequences, the last three count; gamma 0.8, lambda 1/2.
+
+    Left, an episode has ended at record 1, before all that counts; right, a time limit cuts one
+    off behind record 3. Record 2 goes on to record 3, with its reward and what was imagined there,
+    record 3 to record 4, where all is bootstrapped."""
+    view, state, _ = made
+    reward = jnp.array([[91.0, 92.0], [93.0, 94.0], [95.0, 96.0], [1.0, 3.0], [2.0, 0.0]])
+    first = jnp.zeros((5, 2), bool).at[2, 0].set(True).at[4, 1].set(True)
+    terminal = jnp.zeros((5, 2), bool).at[1, 0].set(True)
+    imagined = jnp.array([97.0, 98.0, 10.0, 30.0, 20.0, 40.0])  # of records 2, 3, 4, time first
+    seen = {}
+
+    class Watched(View):
+        def value_loss(self, params, slow, features, returns):
+            seen["features"], seen["returns"] = features, returns
+            return jnp.array([[1.0, 2.0], [4.0, 8.0]])
+
+    batch = Transition({}, None, reward, first, terminal)
+    posterior = SimpleNamespace(features=jnp.arange(10.0).reshape(5, 2, 1))
+    config = replace(CONFIG, last=3, lambda_=0.5)
+    loss = Watched(view.parts, config).replay_value_loss(
+        state.params, state.slow, posterior, batch, imagined
+    )
+    np.testing.assert_array_equal(seen["features"][..., 0], [[4.0, 5.0], [6.0, 7.0]])
+    left = 2.0 + 0.8 * 20.0
+    want = [[1.0 + 0.8 * (0.5 * 10.0 + 0.5 * left), 3.0 + 0.8 * 30.0], [left, 0.0 + 0.8 * 40.0]]
+    np.testing.assert_allclose(seen["returns"], want, rtol=1e-6)
+    # The step from one episode to the next, of error 8, teaches nothing.
+    assert float(loss["loss/replay_value"]) == pytest.approx(0.3 * (1 + 2 + 4) / 4)
+
+
 @pytest.mark.parametrize(
     ("spec", "least", "products"),
     [(DISCRETE, 2.5, "float32"), (CONTINUOUS, 1.5, "float32"), (CONTINUOUS, 1.5, "bfloat16")],

@@ -13,9 +13,9 @@ from dreamer_jax.agents.groups import GroupState, Parts, Rules, make_group_agent
 from dreamer_jax.ops.heads import gaussian_head
 
 
-def update(world, settings, rules, params, slow, batch):
+def update(world, settings, rules, params, slow, batch, dynamics_clip=0.0):
     """One step of gradient descent of step size 1 from these weights, one for each group."""
-    config = SimpleNamespace(horizon=2, last=1, dynamics_clip=0.0, **settings)
+    config = SimpleNamespace(horizon=2, last=1, dynamics_clip=dynamics_clip, **settings)
     optimisers = {name: optax.sgd(1.0) for name in params}
     parts = Parts(world, TIMES, TIMES, AS_IS, gaussian_head())
     agent = make_group_agent(parts, CONTINUOUS, config, optimisers, rules)
@@ -39,6 +39,23 @@ def test_the_gradient_of_returns_goes_through_dynamics_and_actions():
     first, second = 1 + 2 * (1 + k), 2 * (1 + k)
     assert float(metrics["loss/actor"]) == pytest.approx(-float((1.5 + 2.25) + 2.25) / 2)
     assert float(new.params["actor"] - k) == pytest.approx(float(first + second) / 2)
+
+
+def test_later_returns_pass_through_a_state_with_a_gradient_of_bounded_norm():
+    """As above, in three parts: 2 x' = 3 by way of the second action, 1 by x' itself, and what x''
+    hands back to x', 2 (1 + k) = 3. The last alone is cut, to 0.5; a bound of 3.1 leaves it. The
+    bound is for the sum over 6 starts and 2 steps, of which the objective is the mean."""
+    rules = Rules(
+        kl=lambda *_: (0.0, 0.0),
+        objective=lambda raw, actions, returns, values: returns,
+        slow=lambda old, new, _: old,
+    )
+    settings = dict(gamma=1.0, lambda_=1.0, cont_scale=1.0)
+    params, batch = {"model": 0.0, "actor": 0.5, "value": 0.0}, play(CONTINUOUS, 0)
+    for clip, passed in ((0.5, 0.5), (3.1, 3.0)):
+        new, _ = update(Line(), settings, rules, params, 0.0, batch, dynamics_clip=clip)
+        moved = float(new.params["actor"] - 0.5)
+        assert moved == pytest.approx(6 * (3 + 1 + passed) / 12)
 
 
 @pytest.fixture(scope="module")

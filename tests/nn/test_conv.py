@@ -56,6 +56,15 @@ def test_patches_equal_the_plain_transposed_convolution(size, kernel, stride):
     agree(conv.conv_transpose_patches, conv.conv_transpose_plain, *data(size, kernel), stride)
 
 
+@pytest.mark.parametrize("stride", [4, 2])
+@pytest.mark.parametrize(("rows", "cols"), [(3, 3), (3, 8), (8, 3)])
+def test_a_map_smaller_than_the_kernel_is_refused(stride, rows, cols):
+    with pytest.raises(ValueError, match=f"kernel of 4 does not fit a map of {rows} x {cols}"):
+        conv.conv_patches(jnp.zeros((2, rows, cols, 1)), jnp.zeros((4, 4, 1, 5)), stride)
+    just = conv.conv_patches(jnp.zeros((2, 4, 4, 1)), jnp.zeros((4, 4, 1, 5)), stride)
+    assert just.shape == (2, 1, 1, 5)
+
+
 def test_transposed_convolution_by_hand():
     # pixels 1 and 10, kernel (1, 2, 3), stride 2: the stamps overlap in the middle
     x = jnp.array([1.0, 10.0]).reshape(1, 1, 2, 1)

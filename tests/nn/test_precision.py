@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dreamer_jax.nn.blocks import MLP, BlockLinear
+from dreamer_jax.nn.blocks import MLP, BlockLinear, block_einsum
 from dreamer_jax.nn.conv import conv_patches, conv_same, conv_transpose_patches
 from dreamer_jax.nn.precision import computing_in, in_format
 from dreamer_jax.training.arms import make_agent
@@ -44,6 +44,7 @@ def layers():
     return {
         "MLP": (mlp.apply, (mlp.init(key, x), x)),
         "blocks": (block.apply, (block.init(key, x), x)),
+        "blocks at once": (lambda k, x: block_einsum(x, k), (jax.random.normal(key, (2, 4, 3)), x)),
         "patches": (lambda k, x: conv_patches(x, k, 2), (kernel, image)),
         "folded": (lambda k, x: conv_patches(x, k, 3), (kernel, image)),
         "same": (lambda k, x: conv_same(x, k), (kernel, image)),
