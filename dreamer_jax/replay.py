@@ -117,6 +117,14 @@ def read(state: ReplayState, places: Places) -> Any:
 def write(data: Any, places: Places, new: Any) -> Any:
     """`data`, leaves [N, capacity, ...], with `new`, leaves [T, B, ...], in these places.
 
-    Of several records for one place any may win.
+    Of several records for one place the last one [T, B] wins, whole: left to the scatter it might
+    be another on an accelerator, and for each leaf.
     """
-    return jax.tree.map(lambda x, n: x.at[places].set(n), data, new)
+    number = jnp.arange(places.slot.size, dtype=jnp.int32).reshape(places.slot.shape)
+    place = jnp.zeros(jax.tree.leaves(data)[0].shape[:2], jnp.int32)
+    last = place.at[places].max(number)[places]
+
+    def put(x, n):
+        return x.at[places].set(n.reshape(-1, *n.shape[2:])[last])
+
+    return jax.tree.map(put, data, new)

@@ -142,6 +142,19 @@ def test_two_learners_under_vmap_equal_each_alone():
         jax.tree.map(lambda x, y, s=s: np.testing.assert_array_equal(x[s], y), batch, want)
 
 
+def test_of_two_records_for_one_place_the_last_is_written_whole():
+    """Two windows of row 1 and one of row 0; place 2 of row 1 is in both of the first."""
+    places = replay.Places(jnp.array([[1, 1, 0]]), jnp.array([[1, 2, 6], [2, 3, 0]]))
+    data = {"x": jnp.zeros((2, CAPACITY, 2)), "n": jnp.zeros((2, CAPACITY), jnp.int32)}
+    n = jnp.array([[10, 20, 30], [11, 21, 31]])
+    new = {"x": jnp.stack([n, -n], -1).astype(jnp.float32), "n": n}
+    got = jax.jit(replay.write)(data, places, new)
+    want = np.zeros((2, CAPACITY), int)
+    want[0, [6, 0]], want[1, [1, 2, 3]] = (30, 31), (10, 11, 21)
+    np.testing.assert_array_equal(got["n"], want)
+    np.testing.assert_array_equal(got["x"], np.stack([want, -want], -1))
+
+
 def test_a_donated_ring_is_written_in_place():
     donating = jax.jit(replay.add, donate_argnums=0)
     state = filled([1, 1, 1])
