@@ -286,6 +286,12 @@ class Pretraining:
         write_atomic(self.folder.path / "quality.json", json.dumps(table, indent=1) + "\n")
         for name, value in table.items():
             print(f"  {name}: {value:.4g}" if isinstance(value, float) else f"  {name}: {value}")
+        if (few := min(len(self.test), len(made))) <= self.net.size:
+            print(
+                f"  ({score_name(self.net)} is too large where {few} pictures stand for "
+                f"{self.net.size} features: compare it with one of the same numbers alone, or "
+                "raise --samples and --test-frames)"
+            )
 
 
 def newest(checkpoints: Checkpointer, model: DDIMConfig) -> train.DDIMState:
