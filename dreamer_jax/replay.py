@@ -120,8 +120,11 @@ def write(data: Any, places: Places, new: Any) -> Any:
     Of several records for one place the last one [T, B] wins, whole: left to the scatter it might
     be another on an accelerator, and for each leaf.
     """
+    leaves = jax.tree.leaves(data)
+    if not leaves:  # agents that keep no latents
+        return data
     number = jnp.arange(places.slot.size, dtype=jnp.int32).reshape(places.slot.shape)
-    place = jnp.zeros(jax.tree.leaves(data)[0].shape[:2], jnp.int32)
+    place = jnp.zeros(leaves[0].shape[:2], jnp.int32)
     last = place.at[places].max(number)[places]
 
     def put(x, n):

@@ -13,7 +13,7 @@ def worker_count(environments: int) -> int:
     """How many processes should play so many environments.
 
     One each, but no more than there are processors of this process's own, or than NPROC says: a
-    sweep gives that to its groups, and XLA heeds it too.
+    sweep on CPUs gives that to its groups, and XLA heeds it too.
     """
     cores = len(own_cores()) or os.cpu_count() or 1
     told = os.environ.get("NPROC", "")

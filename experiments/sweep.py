@@ -14,11 +14,9 @@ from pathlib import Path
 
 def trained(model: str) -> bool:
     """Whether the diffusion model that --ddim names needs no training before a race."""
-    from ddim_jax.training.pretrain import PRESETS, WEIGHTS_NAME, default_folder
-    from ddim_jax.weights_file import SHIPPED
+    from ddim_jax.training import scenes  # here: it brings JAX along
 
-    places = (SHIPPED / f"{model}.npz", default_folder(model) / WEIGHTS_NAME)
-    return model not in PRESETS or any(place.exists() for place in places)
+    return scenes.trained(model)
 
 
 if __name__ == "__main__":

@@ -153,6 +153,7 @@ def test_of_two_records_for_one_place_the_last_is_written_whole():
     want[0, [6, 0]], want[1, [1, 2, 3]] = (30, 31), (10, 11, 21)
     np.testing.assert_array_equal(got["n"], want)
     np.testing.assert_array_equal(got["x"], np.stack([want, -want], -1))
+    assert replay.write({"x": None}, places, {"x": None}) == {"x": None}  # nothing is kept
 
 
 def test_a_donated_ring_is_written_in_place():

@@ -289,8 +289,7 @@ class Pretraining:
         if (few := min(len(self.test), len(made))) <= self.net.size:
             print(
                 f"  ({score_name(self.net)} is too large where {few} pictures stand for "
-                f"{self.net.size} features: compare it with one of the same numbers alone, or "
-                "raise --samples and --test-frames)"
+                f"{self.net.size} features: compare it with one of the same numbers alone)"
             )
 
 

@@ -18,7 +18,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.config import RunConfig
 from dreamer_jax.training.loop import Scenes
-from dreamer_jax.training.run_folder import CONFIG_NAME, InUse, RunFolder
+from dreamer_jax.training.run_folder import CONFIG_NAME, HoldsRun, InUse, RunFolder
 
 POLL_SECONDS = 5.0
 
@@ -29,7 +29,7 @@ def find_scenes(config: RunConfig) -> Scenes:
     Raises:
       UserError: there is none, it is damaged, or `generated.steps` is more than it was trained on.
     """
-    if config.ddim in PRESETS:  # before it is trained, if it must be
+    if not trained(config.ddim):  # then it will be; not in vain
         _check_steps(config, PRESETS[config.ddim].model.noise_steps)
     model, params = load(config.ddim)
     _check_steps(config, model.noise_steps)
@@ -37,6 +37,12 @@ def find_scenes(config: RunConfig) -> Scenes:
     sample = functools.partial(_sample, config=model, steps=steps, eta=config.generated.eta)
     starts = jax.tree_util.Partial(sample, params)
     return Scenes(starts, model.image, digest(params), _source(config.ddim))
+
+
+def trained(source: str) -> bool:
+    """Whether what --ddim says is there: only a preset without weights here is trained first."""
+    here = default_folder(source) / WEIGHTS_NAME
+    return source not in PRESETS or (SHIPPED / f"{source}.npz").exists() or here.exists()
 
 
 def _check_steps(config: RunConfig, most: int) -> None:
@@ -113,8 +119,8 @@ def _trained_here(preset: str) -> tuple[DDIMConfig, Any]:
                 print(f"another process trains it in {folder}: waiting for that")
             waiting = True
             time.sleep(POLL_SECONDS)
-        except UserError:
-            if begun or not (folder / CONFIG_NAME).exists():
+        except HoldsRun:
+            if not (folder / CONFIG_NAME).exists():
                 raise  # else another process has begun it meanwhile
     return load_weights(folder / WEIGHTS_NAME)
 

@@ -88,7 +88,7 @@ class CategoricalConfig(NetworkConfig):
     )
     """How gradients get through the sampling of latents."""
     temperature: float = 1.0
-    """Of the Gumbel estimators."""
+    """Of the Gumbel estimators; `straight_through` has none, nor a use for the next two."""
     final_temperature: float = 0.5
     """What the temperature falls to, geometrically, over `anneal_updates`."""
     anneal_updates: int = 0

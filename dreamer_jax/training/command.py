@@ -292,14 +292,13 @@ def _keep_source(path: Path, scenes: Scenes | None) -> None:
 
 
 def _with_source(path: Path, config: RunConfig) -> RunConfig:
-    """Where the run's scenes were found at first: a relative path or a preset's name may be another
-    model elsewhere, or one still to be trained."""
+    """With the place where the run's scenes were found at first, if it is still there: a relative
+    path or a preset's name may be another model elsewhere, or one still to be trained."""
     try:
         source = json.loads((path / SCENES_NAME).read_text(encoding="utf-8"))["source"]
-    except (OSError, ValueError, KeyError, TypeError):  # of before, or lost: as it was typed
+    except (OSError, ValueError, KeyError, TypeError):  # of before, or lost
         return config
-    moved = not Path(source).exists() and Path(config.ddim).exists()
-    return config if moved else dataclasses.replace(config, ddim=source)
+    return dataclasses.replace(config, ddim=source) if Path(source).exists() else config
 
 
 def announce(path: Path) -> None:

@@ -222,16 +222,17 @@ def _start_next(plan: Plan, job: Job) -> bool:
 
 
 def _process(command: Sequence[str], log: TextIO, memory: int | None) -> subprocess.Popen:
-    shared = {}
+    environment = dict(os.environ)
     if memory is not None:
         # By default the first process on an accelerator takes most of its memory for itself.
-        shared = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", LIMIT: str(memory)}
+        environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        environment[LIMIT] = str(memory)
     return subprocess.Popen(
         [sys.executable, *command],
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=shared | os.environ,
+        env=environment,
     )
 
 

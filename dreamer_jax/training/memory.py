@@ -31,10 +31,7 @@ def free_memory() -> tuple[int, str]:
     Raises:
       UserError: LIMIT is not a number of bytes.
     """
-    import jax  # here: a comparison needs the machine's memory alone, and no second for JAX
-
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
+    if stats := _of_device():
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0), "free"
     bounds = (
         (machine_bytes(), "free"),
@@ -45,9 +42,21 @@ def free_memory() -> tuple[int, str]:
     return int(room), bound
 
 
+def _of_device() -> dict[str, int]:
+    """What an accelerator says of its own memory; nothing where learners lie in the machine's."""
+    import jax  # here: a comparison needs the machine's memory alone, and no second for JAX
+
+    stats = jax.local_devices()[0].memory_stats() or {}
+    return stats if "bytes_limit" in stats else {}
+
+
 def share(processes: int) -> int:
-    """Of the machine's memory that is free now, bytes for each of so many processes."""
-    return int(min(machine_bytes(), container_bytes(GROUPS, OWN_GROUPS)) / processes)
+    """Of the machine's memory that is free now, bytes for each of so many processes.
+
+    Raises:
+      UserError: as `free_memory`.
+    """
+    return int(min(machine_bytes(), container_bytes(GROUPS, OWN_GROUPS), _told()) / processes)
 
 
 def _told() -> float:
@@ -64,12 +73,7 @@ def machine_bytes() -> int:
             fields = dict(line.split(":", 1) for line in file)
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):
-        return physical_bytes()
-
-
-def physical_bytes() -> int:
-    """All memory of the machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def container_bytes(groups: Path, own: Path) -> float:
@@ -106,7 +110,7 @@ def _room(group: Path, limit: str, used: str, cache: str) -> float:
 
 def plan(learners: int, ring: int, state: int, devices: int = 1) -> str:
     """What `learners` learners with a replay of `ring` and a state of `state` bytes each will take,
-    so many on each of `devices` devices.
+    so many on each of `devices` devices, which on a CPU have one memory.
 
     Whatever writes a checkpoint, or goes on from one, holds the replay twice for a while.
 
@@ -115,6 +119,8 @@ def plan(learners: int, ring: int, state: int, devices: int = 1) -> str:
     """
     (free, bound), each = free_memory(), 2 * ring + state
     room = int(SHARE * free // each)
+    if devices > 1 and not _of_device():
+        learners, devices = learners * devices, 1
     where = f" on each of {devices} devices" if devices > 1 else ""
     sizes = (
         f"{learners} learner{'s' * (learners > 1)}{where} of {each / GIB:.2f} GiB (replay "
@@ -124,9 +130,9 @@ def plan(learners: int, ring: int, state: int, devices: int = 1) -> str:
     if learners <= room:
         return f"memory:     {sizes}; up to {devices * room} would fit"
     if room >= 1:
+        most = f"{room} or fewer" if devices == 1 else f"{devices} or up to {room} times as many"
         raise UserError(
-            f"{sizes}: use {devices * room} or fewer with --seeds (times the values of --sweep), "
-            "or lower --replay"
+            f"{sizes}: use {most} with --seeds (times the values of --sweep), or lower --replay"
         )
     percent = math.floor(100 * (SHARE * free - state) / (2 * ring))
     if percent < 1:

@@ -261,12 +261,6 @@ def _of_categorical(config: RunConfig) -> list[tuple[str, bool, str]]:
         _baseline_only(config),
         ("agent.classes", agent.classes >= 2, "use 2 or more"),
         ("agent.deter", agent.deter % agent.blocks == 0, f"use a multiple of {agent.blocks}"),
-        (
-            "agent.anneal_updates",
-            agent.estimator != "straight_through" or not agent.anneal_updates,
-            "the estimator straight_through has no temperature; use 0, or another with "
-            "--agent.estimator",
-        ),
     ]
 
 

@@ -25,6 +25,10 @@ class InUse(UserError):
     """Another process holds the folder's lock."""
 
 
+class HoldsRun(UserError):
+    """A folder for a new run that holds one already."""
+
+
 _held_locks: set[TextIO] = set()
 
 
@@ -91,7 +95,8 @@ class RunFolder:
     def create(cls, out: Path | None, default_name: str) -> RunFolder:
         """Make a new run's folder: `out`, or `runs/<default_name>-<timestamp>` when it is None.
 
-        Raises UserError when `out` already holds a run, is in use, or cannot be written.
+        Raises UserError when `out` already holds a run (HoldsRun), is in use (InUse), or cannot be
+        written.
         """
         try:
             path = _fresh_default(default_name) if out is None else Path(out)
@@ -179,7 +184,7 @@ def _fresh_default(name: str) -> Path:
 
 def _refuse_used(path: Path) -> None:
     if any((path / mark).exists() for mark in RUN_MARKS):
-        raise UserError(
+        raise HoldsRun(
             f"{path} already holds a run; choose another folder with --out, "
             f"or continue that run with --resume {path}"
         )

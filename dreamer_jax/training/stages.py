@@ -57,7 +57,7 @@ def _score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
     check_average(options.average)  # before hours of training
     seeds = str(options.seed) if options.seeds is None else options.seeds
     out = options.out or Path("runs") / f"racing_score-seed{seeds.replace(':', '-')}"
-    if _done(out) < stages[-1].cycles:
+    if max(Checkpointer(out / "checkpoints").steps(), default=0) < stages[-1].cycles:
         check_kept(options.average, stages)
     code = train_stages(out, seeds, stages)
     if not code:

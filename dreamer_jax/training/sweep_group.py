@@ -25,7 +25,6 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import WINDOW
 from dreamer_jax.training.comparison_jobs import last_line as last_line
 from dreamer_jax.training.logging import METRICS_NAME
-from dreamer_jax.training.memory import LIMIT, physical_bytes
 from dreamer_jax.training.run_folder import RunFolder
 
 LOCK_SECONDS = 60.0  # a killed run holds its lock until the last of its files is closed
@@ -193,7 +192,7 @@ def _start(job: Job, arguments: Sequence[str], log: TextIO) -> subprocess.Popen:
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=environment(job) | _memory(job) | os.environ,
+        env=environment(job) | os.environ,
         cwd=job.cwd if job.cwd.is_dir() else None,
         start_new_session=True,  # a Ctrl-C at the terminal is passed on by the driver alone
     )
@@ -208,17 +207,6 @@ def environment(job: Job) -> dict[str, str]:
         return {"JAX_PLATFORMS": "cpu", "NPROC": str(max(1, int(job.cpus)))}
     # By default the first process on an accelerator takes most of its memory for itself.
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if job.gpus % 1 else {}
-
-
-def _memory(job: Job) -> dict[str, str]:
-    """A share of the machine's memory like that of its cores, for what lies there.
-
-    Of all and not of what is free: other groups may have taken theirs.
-    """
-    if job.gpus:
-        return {}
-    groups = max(1, (os.cpu_count() or 1) // max(1, int(job.cpus)))
-    return {LIMIT: str(physical_bytes() // groups)}
 
 
 def progress(folders: Sequence[Path]) -> tuple[int, int, float | None]:

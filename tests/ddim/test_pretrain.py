@@ -138,9 +138,7 @@ def test_where_the_scenes_were_found_is_remembered(tmp_path):
     found = Scenes(None, (1, 1, 1), "", str(tmp_path / "w.npz"))
     race_command._keep_source(tmp_path, found)
     assert race_command._with_source(tmp_path, config).ddim == str(tmp_path / "w.npz")
-    (tmp_path / "w.npz").rename(tmp_path / "moved.npz")
-    assert race_command._with_source(tmp_path, config).ddim == str(tmp_path / "w.npz")
-    config = replace(RACE, ddim=str(tmp_path / "moved.npz"))
+    (tmp_path / "w.npz").unlink()  # the project has moved, perhaps
     assert race_command._with_source(tmp_path, config) is config
 
 

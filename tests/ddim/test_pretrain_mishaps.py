@@ -19,7 +19,7 @@ from ddim_jax.weights_file import digest, load_weights
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.presets import DEBUG as RACE
-from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.run_folder import HoldsRun, RunFolder
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 SMALL = replace(
@@ -152,7 +152,7 @@ def test_a_model_that_another_run_began_in_the_meantime(whole, tmp_path, monkeyp
 
     def begin(config, preset):  # refused: between a look and this call another began, and ended
         shutil.copytree(whole, default_folder(preset))
-        raise UserError("already holds a run")
+        raise HoldsRun("already holds a run")
 
     monkeypatch.setattr(command, "begin", begin)
     assert scenes.load("debug")[0] == SMALL.model
@@ -162,7 +162,9 @@ def test_a_model_that_another_run_began_in_the_meantime(whole, tmp_path, monkeyp
         scenes.load("debug")
 
 
-def refuse(config, preset):
+def refuse(config, preset):  # and not to be tried again, though its folder is there by now
+    (default_folder(preset) / "config.json").parent.mkdir(parents=True)
+    (default_folder(preset) / "config.json").touch()
     raise UserError("no space")
 
 

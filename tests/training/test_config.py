@@ -45,7 +45,6 @@ BAD = [
     ("agent.posterior_layers", 1),
     ("agent.bins", 40),  # an even number has no bin at 0
     ("agent.classes", 1),
-    ("agent.anneal_updates", 9),  # straight-through gradients know no temperature
     ("generated.pool", 7),  # agent.starts 8
     ("generated.pool", 20),  # no multiple of fresh 8
     ("seed", 2**31),  # seeds are int32 on the device

@@ -52,15 +52,20 @@ def test_the_narrowest_of_the_groups_around_counts(groups, tmp_path):
 def test_learners_of_several_devices_and_a_replay_too_large(monkeypatch):
     """8 GiB may be used on each; a learner takes 2 x 1.5 + 0.5."""
     monkeypatch.setattr(memory, "free_memory", lambda: (10 * GIB, "free"))
+    monkeypatch.setattr(memory, "_of_device", lambda: {"bytes_limit": 10 * GIB})
     ring, state = int(1.5 * GIB), int(0.5 * GIB)
     text = memory.plan(2, ring, state, devices=8)
     assert "2 learners on each of 8 devices of" in text and "up to 16 would fit" in text
-    with pytest.raises(UserError, match="use 16 or fewer with --seeds"):
+    with pytest.raises(UserError, match="use 8 or up to 2 times as many with --seeds"):
         memory.plan(3, ring, state, devices=8)
     with pytest.raises(UserError, match="lower --replay to 95% of"):  # 95.9 would fit
         memory.plan(1, int(7.5 / 0.959 * GIB) // 2, state)
     with pytest.raises(UserError, match="a hundredth of the replay do not fit"):
         memory.plan(1, 1000 * GIB, state)
+    monkeypatch.setattr(memory, "_of_device", dict)  # CPU devices have one memory
+    assert "2 learners of" in memory.plan(1, ring, state, devices=2)
+    with pytest.raises(UserError, match="use 2 or fewer with --seeds"):
+        memory.plan(1, ring, state, devices=4)
 
 
 def test_version_1(groups, tmp_path):
@@ -111,6 +116,7 @@ def test_processes_at_once_plan_with_their_shares(machine, monkeypatch):
     text = r"; 3.0 GiB are this process's share \(DREAMER_JAX_MEMORY\), a fifth of which"
     with pytest.raises(UserError, match=text):
         memory.plan(1, GIB, GIB)
+    assert memory.share(3) == GIB  # of a share there are shares again
     monkeypatch.setenv(memory.LIMIT, str(8 * GIB))  # more than there is
     assert memory.free_bytes() == 6 * GIB
     monkeypatch.setenv(memory.LIMIT, "")

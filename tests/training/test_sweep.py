@@ -308,13 +308,6 @@ def test_a_group_stays_within_its_share(tmp_path):
     assert of[0.5] == {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} and of[1] == {}
 
 
-def test_groups_share_the_machines_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep_group, "physical_bytes", lambda: 1000)
-    monkeypatch.setattr(sweep_group.os, "cpu_count", lambda: 8)
-    of = {g: sweep_group._memory(job(tmp_path, tmp_path, gpus=g)) for g in (0, 0.5)}
-    assert of == {0: {"DREAMER_JAX_MEMORY": "250"}, 0.5: {}}  # two processors of eight
-
-
 def alive(pid):
     """Whether the process runs; one that is dead and not yet fetched does not."""
     try:
