@@ -134,7 +134,9 @@ def plan(learners: int, ring: int, state: int, devices: int = 1) -> str:
         raise UserError(
             f"{sizes}: use {most} with --seeds (times the values of --sweep), or lower --replay"
         )
-    percent = math.floor(100 * (SHARE * free - state) / (2 * ring))
-    if percent < 1:
-        raise UserError(f"{sizes}: the networks and a hundredth of the replay do not fit")
+    part = (SHARE * free - state) / (2 * ring)
+    if part <= 0:
+        raise UserError(f"{sizes}: the networks alone do not fit")
+    if (percent := math.floor(100 * part)) < 1:
+        raise UserError(f"{sizes}: lower --replay to less than a hundredth of its value")
     raise UserError(f"{sizes}: lower --replay to {percent}% of its value, or less")

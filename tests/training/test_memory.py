@@ -60,7 +60,7 @@ def test_learners_of_several_devices_and_a_replay_too_large(monkeypatch):
         memory.plan(3, ring, state, devices=8)
     with pytest.raises(UserError, match="lower --replay to 95% of"):  # 95.9 would fit
         memory.plan(1, int(7.5 / 0.959 * GIB) // 2, state)
-    with pytest.raises(UserError, match="a hundredth of the replay do not fit"):
+    with pytest.raises(UserError, match="lower --replay to less than a hundredth"):
         memory.plan(1, 1000 * GIB, state)
     monkeypatch.setattr(memory, "_of_device", dict)  # CPU devices have one memory
     assert "2 learners of" in memory.plan(1, ring, state, devices=2)
