@@ -36,13 +36,13 @@ def find_scenes(config: RunConfig) -> Scenes:
     steps = config.generated.steps
     sample = functools.partial(_sample, config=model, steps=steps, eta=config.generated.eta)
     starts = jax.tree_util.Partial(sample, params)
-    return Scenes(starts, model.image, digest(params), _source(config.ddim))
+    place = _weights_of(config.ddim) if config.ddim in PRESETS else Path(config.ddim)
+    return Scenes(starts, model.image, digest(params), str(place.resolve()))
 
 
 def trained(source: str) -> bool:
     """Whether what --ddim says is there: only a preset without weights here is trained first."""
-    here = default_folder(source) / WEIGHTS_NAME
-    return source not in PRESETS or (SHIPPED / f"{source}.npz").exists() or here.exists()
+    return source not in PRESETS or _weights_of(source).exists()
 
 
 def _check_steps(config: RunConfig, most: int) -> None:
@@ -53,11 +53,10 @@ def _check_steps(config: RunConfig, most: int) -> None:
         )
 
 
-def _source(ddim: str) -> str:
-    if ddim not in PRESETS:
-        return str(Path(ddim).resolve())
-    ships = (SHIPPED / f"{ddim}.npz").exists()
-    return ddim if ships else str((default_folder(ddim) / WEIGHTS_NAME).resolve())
+def _weights_of(preset: str) -> Path:
+    """The file that ships, else the one that is trained here."""
+    shipped = SHIPPED / f"{preset}.npz"
+    return shipped if shipped.exists() else default_folder(preset) / WEIGHTS_NAME
 
 
 def _sample(params: Any, key: jax.Array, number: int, **settings: Any) -> jax.Array:

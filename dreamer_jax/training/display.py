@@ -34,8 +34,8 @@ class Display:
         """`fps`: of videos, decisions per second of game time."""
         self.fps = fps
         self.folder, self.members = folder, members
-        many = len(members) > 1 or bool(members[0].values)  # one swept value is a setting too
-        self.folders = [folder / m.setting / f"seed_{m.seed}" if many else folder for m in members]
+        self.folders = [folder / member.logs(len(members)) for member in members]
+        many = self.folders != [folder]
         resumed = [None] * len(members) if resume_frames is None else resume_frames
         self.loggers = [
             RunLogger(path, None if r is None else int(r))

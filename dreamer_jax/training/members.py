@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from dreamer_jax.errors import UserError
@@ -57,6 +58,12 @@ class Member(NamedTuple):
     def label(self) -> str:
         """As a user reads it."""
         return f"{self.setting} seed {self.seed}".strip()
+
+    def logs(self, together: int) -> Path:
+        """Where it logs inside the folder of a run of `together` learners; one swept value is a
+        setting too."""
+        alone = together == 1 and not self.values
+        return Path() if alone else Path(self.setting, f"seed_{self.seed}")
 
 
 def members(seeds: Sequence[int], sweep: Sequence[str]) -> tuple[Member, ...]:

@@ -33,6 +33,10 @@ def free_memory() -> tuple[int, str]:
     """
     if stats := _of_device():
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0), "free"
+    return _of_machine()
+
+
+def _of_machine() -> tuple[int, str]:
     bounds = (
         (machine_bytes(), "free"),
         (container_bytes(GROUPS, OWN_GROUPS), "free below this container's limit (cgroup)"),
@@ -56,7 +60,7 @@ def share(processes: int) -> int:
     Raises:
       UserError: as `free_memory`.
     """
-    return int(min(machine_bytes(), container_bytes(GROUPS, OWN_GROUPS), _told()) / processes)
+    return _of_machine()[0] // processes
 
 
 def _told() -> float:

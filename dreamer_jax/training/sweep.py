@@ -27,8 +27,8 @@ from dreamer_jax.training.comparison import SeedRun
 from dreamer_jax.training.comparison_data import read_group, warnings_about
 from dreamer_jax.training.config import check, from_dict, to_dict, with_values
 from dreamer_jax.training.logging import METRICS_NAME
-from dreamer_jax.training.members import Member, parse_seeds
 from dreamer_jax.training.members import members as combinations
+from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.presets import choose
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
@@ -200,7 +200,7 @@ def plan_groups(
                 scripts / "car_racing.py",
                 (*_begin(preset, agent), *arguments, *own),
                 json.loads(json.dumps(to_dict(run))),
-                tuple(_logs(member, len(members)) for member in members),
+                tuple(member.logs(len(members)) for member in members),
                 config.cpus,
                 config.gpus,
                 Path.cwd(),
@@ -208,12 +208,6 @@ def plan_groups(
             settings = tuple(",".join(filter(None, (label, m.setting))) for m in members)
             groups.append(Group(job, run.cycles, tuple(m.seed for m in members), settings))
     return groups
-
-
-def _logs(member: Member, together: int) -> Path:
-    """Where a learner logs inside the folder of its run of `together` learners."""
-    alone = together == 1 and not member.values
-    return Path() if alone else Path(member.setting, f"seed_{member.seed}")
 
 
 def _check_scenes(groups: Sequence[Group], trained: Callable[[str], bool]) -> None:
