@@ -6,8 +6,6 @@ stock `step` gives, without drawing the frames nobody sees.
 
 import math
 import os
-import warnings
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,13 +13,7 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 
-os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # Box2D's import crashes where warnings are errors
-    from gymnasium.envs.box2d import car_racing as stock
-
-pygame = stock.pygame
+from envs.scenery import GRASS, GRASS_POLYGONS, centres_and_radii, pygame, score_text, stock
 
 FAULT_REWARD = -100.0  # what stock gives for leaving the field
 BACKWARDS_SPEED = 1.0  # units/s against the track; a car at racing speed makes 40 to 80
@@ -58,6 +50,8 @@ class RacingEnv(stock.CarRacing):
         limit_ends: the time limit terminates instead of truncating: nothing is expected after it,
             as nothing is after a finished lap. Else driving so slowly that the limit comes before
             the lap's end promises more than finishing.
+        lap_truncates: a finished lap truncates instead of terminating, as if the road went on. Else
+            nothing comes after it, and passing the last tiles by promises more than touching them.
         off_road_ends: terminate once all four wheels have left the road tiles; that frame's reward
             becomes -100.
         backwards_ends: terminate once the car has moved against the direction of the road tiles it
@@ -90,6 +84,7 @@ class RacingEnv(stock.CarRacing):
         missed_cost: float = 0.0,
         off_road_cost: float = 0.0,
         limit_ends: bool = False,
+        lap_truncates: bool = False,
         off_road_ends: bool = False,
         backwards_ends: bool = False,
         both_ways: bool = False,
@@ -111,6 +106,7 @@ class RacingEnv(stock.CarRacing):
         self.off_road_cost = float(off_road_cost)
         self.skip_zoom = skip_zoom
         self.limit_ends = limit_ends
+        self.lap_truncates = lap_truncates
         self.off_road_ends = off_road_ends
         self.backwards_ends = backwards_ends
         self.both_ways = both_ways
@@ -178,8 +174,9 @@ class RacingEnv(stock.CarRacing):
     def _judge(self, end: str) -> tuple[str, bool, bool]:
         """A frame's end or "" -> the end with the time limit's, terminated, truncated."""
         late = self._frame >= self.time_limit
-        terminated = bool(end) or (late and self.limit_ends)
-        return end or "time" * late, terminated, late and not self.limit_ends
+        goes_on = end == "lap" and self.lap_truncates
+        terminated = bool(end and not goes_on) or (late and self.limit_ends)
+        return end or "time" * late, terminated, goes_on or (late and not self.limit_ends)
 
     def _simulate_frame(self, controls: np.ndarray) -> tuple[float, str]:
         """One frame of stock's physics, then the added ends -> (reward, end or "")."""
@@ -255,7 +252,7 @@ class RacingEnv(stock.CarRacing):
         if made:  # else stock tries again
             if self.both_ways and self.np_random.random() < 0.5:
                 self._turn_round()
-            self._road_polygons = _centres_and_radii([polygon for polygon, _ in self.road_poly])
+            self._road_polygons = centres_and_radii([polygon for polygon, _ in self.road_poly])
             self._directions = [(-math.sin(beta), math.cos(beta)) for _, beta, _, _ in self.track]
         return made
 
@@ -300,7 +297,7 @@ class RacingEnv(stock.CarRacing):
         del rows, upright  # they lock the surfaces
         self.surf = picture
         self._render_indicators(stock.WINDOW_W, stock.WINDOW_H)
-        score = _score(f"{self._drawn_score:04.0f}")
+        score = score_text(f"{self._drawn_score:04.0f}")
         place = score.get_rect(center=(60, stock.WINDOW_H - stock.WINDOW_H * 2.5 / 40.0))
         picture.blit(score, place)
         return picture
@@ -318,8 +315,8 @@ class RacingEnv(stock.CarRacing):
             self.surf.fill((0, 0, 0))
             field = [(edge, edge), (edge, -edge), (-edge, -edge), (-edge, edge)]
             self._draw_colored_polygon(self.surf, field, self.bg_color, *view, clip=False)
-        for index in self._in_sight(_GRASS_POLYGONS, zoom):
-            self._draw_colored_polygon(self.surf, _GRASS[index], self.grass_color, *view)
+        for index in self._in_sight(GRASS_POLYGONS, zoom):
+            self._draw_colored_polygon(self.surf, GRASS[index], self.grass_color, *view)
         for index in self._in_sight(self._road_polygons, zoom):
             polygon, color = self.road_poly[index]
             self._draw_colored_polygon(self.surf, polygon, [int(c) for c in color], *view)
@@ -336,33 +333,9 @@ def _reach(zoom: float) -> float:
     return math.hypot(stock.WINDOW_W / 2, stock.WINDOW_H * 3 / 4) / zoom + 1.0
 
 
-@lru_cache(maxsize=4096)
-def _score(text: str) -> pygame.Surface:
-    """The score as stock writes it. Opening the font anew is most of a text's cost."""
-    pygame.font.init()  # any environment's `close` ends it, and the fonts with it
-    font = pygame.font.Font(pygame.font.get_default_font(), 42)
-    return font.render(text, True, (255, 255, 255), (0, 0, 0))
-
-
-def _centres_and_radii(polygons: list) -> tuple[np.ndarray, np.ndarray]:
-    """N polygons of 4 corners -> centres [N, 2], radii [N] of circles that hold them."""
-    corners = np.array(polygons, np.float64)
-    centres = corners.mean(axis=1)
-    return centres, np.linalg.norm(corners - centres[:, None], axis=-1).max(axis=1)
-
-
-_GRASS = [
-    [
-        (stock.GRASS_DIM * x + stock.GRASS_DIM, stock.GRASS_DIM * y + 0),
-        (stock.GRASS_DIM * x + 0, stock.GRASS_DIM * y + 0),
-        (stock.GRASS_DIM * x + 0, stock.GRASS_DIM * y + stock.GRASS_DIM),
-        (stock.GRASS_DIM * x + stock.GRASS_DIM, stock.GRASS_DIM * y + stock.GRASS_DIM),
-    ]
-    for x in range(-20, 20, 2)
-    for y in range(-20, 20, 2)
-]
-_GRASS_POLYGONS = _centres_and_radii(_GRASS)
 _NOT_OPTIONS = ("self", "__class__")
+_SWITCHES = ("skip_zoom", "limit_ends", "lap_truncates", "off_road_ends", "backwards_ends")
+_SWITCHES += ("both_ways",)
 
 
 def _check_options(options: dict[str, Any]) -> None:
@@ -375,7 +348,7 @@ def _check_options(options: dict[str, Any]) -> None:
         cost = options[name]
         if isinstance(cost, bool) or not isinstance(cost, int | float | np.number) or not cost >= 0:
             raise ValueError(f"{name}: {cost!r} given; use a number of at least 0.")
-    for name in ("skip_zoom", "limit_ends", "off_road_ends", "backwards_ends", "both_ways"):
+    for name in _SWITCHES:
         if not isinstance(options[name], bool | np.bool_):
             raise ValueError(f"{name}: {options[name]!r} given; use True or False.")
     for name in ("lap_complete_percent", "steer_scale"):

@@ -15,9 +15,8 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 from pettingzoo import ParallelEnv
 
-from envs.car_racing import FAULT_REWARD, RacingEnv, stock
-
-pygame = stock.pygame
+from envs.car_racing import FAULT_REWARD, RacingEnv
+from envs.scenery import pygame, stock
 
 MOST_CARS = 8
 ROW_TILES = 3  # from one row of the grid to the next: 10.5 units, twice a car's length
@@ -142,7 +141,8 @@ class MultiCarRacing(ParallelEnv, EzPickle):
         render_mode: None or "rgb_array", the whole track from above.
         rules: RacingEnv's options, for each car: action_repeat, time_limit (truncates all at once),
             steer_scale, skip_zoom, idle_limit, missed_limit, missed_cost, off_road_cost,
-            limit_ends, off_road_ends, backwards_ends; and both_ways, for all together.
+            limit_ends, lap_truncates, off_road_ends, backwards_ends; and both_ways, for all
+            together.
 
     `infos[agent]`: RacingEnv's `frames`, `lap_finished`, `progress` (the car's own) and `end`.
 

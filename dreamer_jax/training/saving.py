@@ -65,7 +65,7 @@ def load_run(run: Run, before: RunConfig | None) -> list[str]:
     grow = jax.vmap(partial(replay.grow, capacity=run.capacity))
     run.ring = jax.jit(spread(grow, (0,), 0, run.mesh))(put(arrays["replay"], run.mesh))
     run.cycle, run.updates = host["cycle"], host["updates"]
-    rules = host.get("rules", episode_rules(before or run.config))
+    rules = episode_rules(before or run.config) | host.get("rules", {})  # older ones lack some
     run.collector.set_state(host["collector"], rules == episode_rules(run.config))
     for driver, state in zip(run.drivers, host["drivers"], strict=True):
         driver.set_state(state)

@@ -332,6 +332,33 @@ def test_the_time_limit_may_end_an_episode_for_good():
             env.simulate(rest)
 
 
+@pytest.mark.parametrize("truncates", [False, True])
+def test_a_finished_lap_may_be_no_end_for_good(truncates):
+    env, driver = make(lap_truncates=truncates), TrackDriver()
+    env.reset(seed=LAP_SEED)
+    ended = False
+    while not ended:
+        reward, *ends, info = env.simulate(driver.act(env))
+        ended = any(ends)
+    assert ends == [not truncates, truncates] and info["end"] == "lap" and info["progress"] == 1.0
+    assert info["lap_finished"] and reward > 0
+    with pytest.raises(ResetNeeded):
+        env.simulate(driver.act(env))
+
+
+def test_other_ends_stay_where_a_lap_is_none():
+    rest = np.zeros(2, np.float32)
+    for rules, ends in (
+        ({"idle_limit": 8}, (True, False)),
+        ({"time_limit": 8}, (False, True)),
+        ({"time_limit": 8, "limit_ends": True}, (True, False)),
+    ):
+        env = make(lap_truncates=True, **rules)
+        env.reset(seed=0)
+        flags = [env.simulate(rest)[1:3] for _ in range(2)]
+        assert flags == [(False, False), ends]
+
+
 def test_ordinary_driving_breaks_no_rule():
     env, driver = make(off_road_ends=True, backwards_ends=True, idle_limit=100), TrackDriver(40.0)
     env.reset(seed=1)
@@ -356,6 +383,7 @@ def test_ordinary_driving_breaks_no_rule():
         {"skip_zoom": "no"},
         {"off_road_ends": None},
         {"limit_ends": "yes"},
+        {"lap_truncates": 1},
         {"both_ways": 1},
         {"lap_complete_percent": 95},
         {"lap_complete_percent": "0.95"},

@@ -52,6 +52,7 @@ TRAINED = EnvConfig(
     missed_cost=2.0,
     off_road_cost=0.5,
     limit_ends=True,
+    lap_truncates=True,
     both_ways=True,
     off_road_ends=True,
     timeout=33.0,

@@ -66,3 +66,18 @@ def test_a_run_goes_on_with_what_was_saved():
         np.testing.assert_array_equal, (run.ring.cursor, run.ring.size), (ring.cursor, ring.size)
     )
     assert run.told == [(7, True), (7,), (7,)]
+
+
+def test_episodes_go_on_from_a_checkpoint_that_knows_fewer_rules():
+    """An older version saved it; the rule it lacks was not in force. One that changed is."""
+    ring = ReplayState({"x": jnp.zeros((2, 1, 4))}, jnp.ones((2, 1), int), jnp.ones((2, 1), int))
+    checkpoints = Kept()
+    save_run(stand_in(checkpoints, ring=ring))
+    del checkpoints.host["rules"]["env.both_ways"]
+    run = stand_in(checkpoints)
+    load_run(run, None)
+    assert run.told[0] == (7, True)
+    checkpoints.host["rules"]["env.idle_limit"] += 1
+    run = stand_in(checkpoints)
+    load_run(run, None)
+    assert run.told[0] == (7, False)
