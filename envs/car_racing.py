@@ -19,6 +19,8 @@ FAULT_REWARD = -100.0  # what stock gives for leaving the field
 BACKWARDS_SPEED = 1.0  # units/s against the track; a car at racing speed makes 40 to 80
 BACKWARDS_FRAMES = 25  # half a second: a spin that is caught does not count
 TRAILING_TILES = 3  # two car lengths: so far behind a new tile, no wheel of the car is to come
+ROUND_PART = 0.9  # of the tiles; who is back at the first few with fewer has turned round or cut
+ROUND_TILES = 5  # none but the first is sure to be touched
 SHORT_CUT_TILES = 20  # so many on end are not missed in passing: the car came from elsewhere
 
 _dummy_display = False  # whether SDL_VIDEODRIVER was set here, not by the user
@@ -50,8 +52,9 @@ class RacingEnv(stock.CarRacing):
         limit_ends: the time limit terminates instead of truncating: nothing is expected after it,
             as nothing is after a finished lap. Else driving so slowly that the limit comes before
             the lap's end promises more than finishing.
-        lap_truncates: a finished lap truncates instead of terminating, as if the road went on. Else
-            nothing comes after it, and passing the last tiles by promises more than touching them.
+        road_goes_on: truncate once the car has come round, with every tile or not, as if the road
+            went on. Else nothing comes after a whole lap, which makes missing its last tiles
+            promise more, and a lap with tiles missed goes on over tiles that look like new ones.
         off_road_ends: terminate once all four wheels have left the road tiles; that frame's reward
             becomes -100.
         backwards_ends: terminate once the car has moved against the direction of the road tiles it
@@ -65,7 +68,7 @@ class RacingEnv(stock.CarRacing):
 
     `info` of every step and reset: `frames` (int, simulated in this step), `lap_finished` (bool),
     `progress` (float, visited fraction of the tiles), `end` (str: "", "lap", "field", "off_road",
-    "backwards", "idle", "missed" or "time"; a termination is named before the time limit).
+    "backwards", "idle", "missed", "round" or "time"; any other is named before the time limit).
 
     Raises:
         ValueError: an option out of range, or an action of wrong shape or not finite.
@@ -84,7 +87,7 @@ class RacingEnv(stock.CarRacing):
         missed_cost: float = 0.0,
         off_road_cost: float = 0.0,
         limit_ends: bool = False,
-        lap_truncates: bool = False,
+        road_goes_on: bool = False,
         off_road_ends: bool = False,
         backwards_ends: bool = False,
         both_ways: bool = False,
@@ -106,7 +109,7 @@ class RacingEnv(stock.CarRacing):
         self.off_road_cost = float(off_road_cost)
         self.skip_zoom = skip_zoom
         self.limit_ends = limit_ends
-        self.lap_truncates = lap_truncates
+        self.road_goes_on = road_goes_on
         self.off_road_ends = off_road_ends
         self.backwards_ends = backwards_ends
         self.both_ways = both_ways
@@ -174,7 +177,7 @@ class RacingEnv(stock.CarRacing):
     def _judge(self, end: str) -> tuple[str, bool, bool]:
         """A frame's end or "" -> the end with the time limit's, terminated, truncated."""
         late = self._frame >= self.time_limit
-        goes_on = end == "lap" and self.lap_truncates
+        goes_on = self.road_goes_on and end in ("lap", "round")
         terminated = bool(end and not goes_on) or (late and self.limit_ends)
         return end or "time" * late, terminated, goes_on or (late and not self.limit_ends)
 
@@ -203,7 +206,12 @@ class RacingEnv(stock.CarRacing):
             behind = ((i - self.missed_limit) % len(self.track) for i in new)
             if self.missed_limit and any(i not in self._reached for i in behind):
                 return float(reward), "missed"
-        return float(reward), ""
+        return float(reward), "round" if self.road_goes_on and self._has_come_round() else ""
+
+    def _has_come_round(self) -> bool:
+        if self.tile_visited_count < ROUND_PART * len(self.track):
+            return False
+        return any(tile.idx < ROUND_TILES for wheel in self.car.wheels for tile in wheel.tiles)
 
     def _newly_reached(self) -> set[int]:
         """Tiles that wheels touch for the first time; `_reached` has them from here on."""
@@ -334,7 +342,7 @@ def _reach(zoom: float) -> float:
 
 
 _NOT_OPTIONS = ("self", "__class__")
-_SWITCHES = ("skip_zoom", "limit_ends", "lap_truncates", "off_road_ends", "backwards_ends")
+_SWITCHES = ("skip_zoom", "limit_ends", "road_goes_on", "off_road_ends", "backwards_ends")
 _SWITCHES += ("both_ways",)
 
 

@@ -141,7 +141,7 @@ class MultiCarRacing(ParallelEnv, EzPickle):
         render_mode: None or "rgb_array", the whole track from above.
         rules: RacingEnv's options, for each car: action_repeat, time_limit (truncates all at once),
             steer_scale, skip_zoom, idle_limit, missed_limit, missed_cost, off_road_cost,
-            limit_ends, lap_truncates, off_road_ends, backwards_ends; and both_ways, for all
+            limit_ends, road_goes_on, off_road_ends, backwards_ends; and both_ways, for all
             together.
 
     `infos[agent]`: RacingEnv's `frames`, `lap_finished`, `progress` (the car's own) and `end`.

@@ -59,9 +59,10 @@ class EnvConfig:
     limit_ends: bool = False
     """Of the races: nothing is expected after the time limit of training episodes, as nothing is
     after a finished lap (else driving too slowly to finish promises more than finishing)."""
-    lap_truncates: bool = False
-    """Of the races: a finished lap is no end for good in training episodes, but as the time limit
-    is: what would follow is expected (else missing the last tiles promises more)."""
+    road_goes_on: bool = False
+    """Of the races: training episodes are truncated once the car has come round, with every tile or
+    not, as if the road went on (else nothing is expected after a whole lap, so that missing its
+    last tiles promises more)."""
     off_road_ends: bool = False
     """The paper's rule: all wheels off the road end the episode with -100."""
     backwards_ends: bool = False

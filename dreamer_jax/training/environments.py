@@ -21,7 +21,7 @@ PLAIN = {
     "missed_cost": 0.0,
     "off_road_cost": 0.0,
     "limit_ends": False,
-    "lap_truncates": False,
+    "road_goes_on": False,
     "both_ways": False,
 }
 # ends that evaluation keeps unless stock's rules are asked for
@@ -47,7 +47,7 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
         "missed_cost": config.missed_cost,
         "off_road_cost": config.off_road_cost,
         "limit_ends": config.limit_ends,
-        "lap_truncates": config.lap_truncates,
+        "road_goes_on": config.road_goes_on,
         "off_road_ends": config.off_road_ends,
         "backwards_ends": config.backwards_ends,
         "both_ways": config.both_ways,

@@ -24,7 +24,7 @@ EPISODE_RULES = (
     "env.missed_cost",
     "env.off_road_cost",
     "env.limit_ends",
-    "env.lap_truncates",
+    "env.road_goes_on",
     "env.off_road_ends",
     "env.backwards_ends",
     "env.both_ways",

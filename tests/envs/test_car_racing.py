@@ -332,18 +332,44 @@ def test_the_time_limit_may_end_an_episode_for_good():
             env.simulate(rest)
 
 
-@pytest.mark.parametrize("truncates", [False, True])
-def test_a_finished_lap_may_be_no_end_for_good(truncates):
-    env, driver = make(lap_truncates=truncates), TrackDriver()
+def drive_round(env, missed=()):
+    """To the episode's end, some tiles counted as never reached -> the last decision's figures."""
+    driver = TrackDriver()
     env.reset(seed=LAP_SEED)
-    ended = False
-    while not ended:
+    for tile in missed:
+        env.road[tile].road_visited = True  # so that stock neither rewards nor counts it
+    ends = [False]
+    while not any(ends):
         reward, *ends, info = env.simulate(driver.act(env))
-        ended = any(ends)
-    assert ends == [not truncates, truncates] and info["end"] == "lap" and info["progress"] == 1.0
-    assert info["lap_finished"] and reward > 0
     with pytest.raises(ResetNeeded):
         env.simulate(driver.act(env))
+    return reward, ends, info
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_finished_lap_may_be_no_end_for_good(goes_on):
+    reward, ends, info = drive_round(make(road_goes_on=goes_on))
+    assert ends == [not goes_on, goes_on] and info["end"] == "lap" and info["progress"] == 1.0
+    assert info["lap_finished"] and reward > 0
+
+
+@pytest.mark.parametrize("missed", [[50], [-1], range(60, 80)])
+def test_so_may_one_with_tiles_missed(missed):
+    """At the first few tiles again, 5 at most; by stock's rules the car drives on."""
+    plain, endless = make(), make(road_goes_on=True)
+    stocks = drive_round(plain, missed)[-1]
+    assert stocks["end"] == "time" and stocks["progress"] < 1.0
+    _, ends, info = drive_round(endless, missed)
+    assert ends == [False, True] and info["end"] == "round" and not info["lap_finished"]
+    assert info["progress"] == stocks["progress"]
+    under = {tile.idx for wheel in endless.car.wheels for tile in wheel.tiles}
+    assert min(under) < 5 and endless._frame < plain._frame - 20
+
+
+def test_one_with_more_than_a_tenth_missed_is_none():
+    """The car has cut or turned round."""
+    _, ends, info = drive_round(make(road_goes_on=True), range(60, 100))
+    assert ends == [False, True] and info["end"] == "time"
 
 
 def test_other_ends_stay_where_a_lap_is_none():
@@ -353,7 +379,7 @@ def test_other_ends_stay_where_a_lap_is_none():
         ({"time_limit": 8}, (False, True)),
         ({"time_limit": 8, "limit_ends": True}, (True, False)),
     ):
-        env = make(lap_truncates=True, **rules)
+        env = make(road_goes_on=True, **rules)
         env.reset(seed=0)
         flags = [env.simulate(rest)[1:3] for _ in range(2)]
         assert flags == [(False, False), ends]
@@ -383,7 +409,7 @@ def test_ordinary_driving_breaks_no_rule():
         {"skip_zoom": "no"},
         {"off_road_ends": None},
         {"limit_ends": "yes"},
-        {"lap_truncates": 1},
+        {"road_goes_on": 1},
         {"both_ways": 1},
         {"lap_complete_percent": 95},
         {"lap_complete_percent": "0.95"},

@@ -82,7 +82,7 @@ def test_one_car_races_as_alone():
 def test_one_car_finishes_its_lap_as_alone():
     info = compare_with_single({}, LAP_SEED, TrackDriver().act, 20)
     assert info["end"] == "lap" and info["frames"] == 1 and info["progress"] == 1.0
-    compare_with_single({"lap_truncates": True}, LAP_SEED, TrackDriver().act, 20)
+    compare_with_single({"road_goes_on": True}, LAP_SEED, TrackDriver().act, 20)
 
 
 def test_one_car_ends_as_alone():

@@ -192,7 +192,7 @@ def test_records_of_many_names_are_laid_out_by_name():
                 missed_cost=9.0,
                 off_road_cost=1.0,
                 limit_ends=True,
-                lap_truncates=True,
+                road_goes_on=True,
                 both_ways=True,
             ),
             MakeEnv(
@@ -206,7 +206,7 @@ def test_records_of_many_names_are_laid_out_by_name():
                     "missed_cost": 0.0,
                     "off_road_cost": 0.0,
                     "limit_ends": False,
-                    "lap_truncates": False,
+                    "road_goes_on": False,
                     "off_road_ends": False,
                     "backwards_ends": False,
                     "both_ways": False,
