@@ -208,14 +208,17 @@ class RacingEnv(stock.CarRacing):
                 return float(reward), "missed"
         return float(reward), "round" if self.road_goes_on and self._has_come_round() else ""
 
+    def _touched(self) -> set[int]:
+        return {tile.idx for wheel in self.car.wheels for tile in wheel.tiles}
+
     def _has_come_round(self) -> bool:
         if self.tile_visited_count < ROUND_PART * len(self.track):
             return False
-        return any(tile.idx < ROUND_TILES for wheel in self.car.wheels for tile in wheel.tiles)
+        return any(tile < ROUND_TILES for tile in self._touched())
 
     def _newly_reached(self) -> set[int]:
         """Tiles that wheels touch for the first time; `_reached` has them from here on."""
-        touched = {tile.idx for wheel in self.car.wheels for tile in wheel.tiles}
+        touched = self._touched()
         if not self._reached:  # those behind the start are none to have touched
             back = range(max(self.missed_limit, TRAILING_TILES) + 1)
             self._reached = {(i - b) % len(self.track) for i in touched for b in back}
@@ -239,11 +242,11 @@ class RacingEnv(stock.CarRacing):
         return places
 
     def _drives_backwards(self) -> bool:
-        tiles = set().union(*(wheel.tiles for wheel in self.car.wheels))
+        tiles = self._touched()
         if not tiles:  # off the road there is no direction to offend
             return False
         velocity = self.car.hull.linearVelocity
-        directions = [self._directions[tile.idx] for tile in tiles]
+        directions = [self._directions[tile] for tile in tiles]
         along = sum(x * velocity[0] + y * velocity[1] for x, y in directions) / len(tiles)
         return along < -BACKWARDS_SPEED
 

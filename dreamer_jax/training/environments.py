@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dreamer_jax.training.config import EnvConfig, RunConfig
+from dreamer_jax.training.rules import EPISODE_RULES
 from dreamer_jax.types import Spec
 from envs import MULTI_CAR_RACE, RACE
 from envs.drivers import RandomDriver, SmoothDriver
@@ -14,18 +15,11 @@ from envs.races import RaceStreams
 from envs.records import entries
 from envs.vector import VectorEnv
 
-# What only training's episodes may have.
-PLAIN = {
-    "idle_limit": 0,
-    "missed_limit": 0,
-    "missed_cost": 0.0,
-    "off_road_cost": 0.0,
-    "limit_ends": False,
-    "road_goes_on": False,
-    "both_ways": False,
-}
+RULES = tuple(name.removeprefix("env.") for name in EPISODE_RULES)
 # ends that evaluation keeps unless stock's rules are asked for
 STOCK_ENDS = {"off_road_ends": False, "backwards_ends": False}
+# What only training's episodes may have, as it is without: a new rule is one of these.
+PLAIN = {name: getattr(EnvConfig(), name) for name in RULES if name not in STOCK_ENDS}
 ACTIONS = {RACE: ("steer", "throttle")}  # names of the action's entries
 
 
@@ -40,18 +34,7 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
     """
     options = {"action_repeat": config.action_repeat, "time_limit": config.time_limit}
     views = {"pixels": config.pixels, "size": config.size}
-    rules = {
-        "steer_scale": config.steer_scale,
-        "idle_limit": config.idle_limit,
-        "missed_limit": config.missed_limit,
-        "missed_cost": config.missed_cost,
-        "off_road_cost": config.off_road_cost,
-        "limit_ends": config.limit_ends,
-        "road_goes_on": config.road_goes_on,
-        "off_road_ends": config.off_road_ends,
-        "backwards_ends": config.backwards_ends,
-        "both_ways": config.both_ways,
-    }
+    rules = {name: getattr(config, name) for name in ("steer_scale", *RULES)}
     if config.id == RACE:
         if given := [name for name, value in views.items() if value]:
             raise ValueError(f"--env.{given[0]} is not for {RACE}, which gives 96x96; leave it out")
