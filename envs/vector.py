@@ -28,7 +28,17 @@ GRACE_SECONDS = 5.0  # from asking the processes to end until they are killed
 
 
 class EnvironmentDied(RuntimeError):
-    """An environment raised, hung or was killed; the text names it, its seed and step."""
+    """An environment raised, hung or was killed; the text names it, its seed and step.
+
+    Args:
+        reason: what happened.
+        remedy: what the user can do; who has more than an environment in hand knows better, and
+            raises the same reason again with a remedy of its own.
+    """
+
+    def __init__(self, reason: str, remedy: str = REMEDY):
+        super().__init__(f"{reason}. {remedy}")
+        self.reason = reason
 
 
 class VectorEnv:
@@ -235,7 +245,7 @@ class VectorEnv:
 
     def _exchange(self, message: str | list, meanwhile: Callable = lambda: None) -> None:
         """Sends "step", or one entry per environment, and waits for all workers."""
-        self._failure = f"An earlier call was interrupted, answers are outstanding. {REMEDY}"
+        self._failure = "An earlier call was interrupted, answers are outstanding"
         self._send(message)
         meanwhile()
         self._receive("step" if message == "step" else "restore")
@@ -301,7 +311,7 @@ class VectorEnv:
     def _death(self, envs: Sequence[int], reason: str) -> EnvironmentDied:
         """The exception to raise; ends all processes, of which none is of use any more."""
         places = "; ".join(self._place(e) for e in envs)
-        self._failure = f"{places}: {reason}. {REMEDY}"
+        self._failure = f"{places}: {reason}"
         self.close()
         return EnvironmentDied(self._failure)
 

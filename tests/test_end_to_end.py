@@ -227,14 +227,18 @@ def kill_an_environment(folder, capsys):
     """SIGKILL to an environment's process in one cycle: the next one cannot be finished."""
     before = steps(folder)[-1]
 
+    first = []  # environment of that process: both are in one where there is one core
+
     def kill(run):
-        os.kill(run.env._workers[-1].process.pid, signal.SIGKILL)
+        last = run.env._workers[-1]
+        first.append(last.first)
+        os.kill(last.process.pid, signal.SIGKILL)
 
     with pytest.MonkeyPatch.context() as patch:
         before_cycle(patch, 1, kill)
         assert race(["--resume", str(folder)]) == 3
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: environment 1 (") and "killed by SIGKILL" in error
+    assert error.startswith(f"error: environment {first[0]} (") and "killed by SIGKILL" in error
     assert f"up to cycle {before + 1}: --resume {folder}" in error
     assert steps(folder)[-1] == before + 1
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,7 @@ from dreamer_jax.training.statistics import summarise
 from dreamer_jax.types import Agent, Spec
 from envs import RACE
 from envs.make import HELD_OUT
+from envs.vector import EnvironmentDied
 
 EPISODES = ("returns", "progress", "frames")  # that evaluation.json has of every episode
 FRAMES_PER_SECOND = 50
@@ -183,6 +185,15 @@ def mean_state(states: Sequence[Any]) -> Any:
     return jax.tree.map(mean, *states)
 
 
+@contextlib.contextmanager
+def from_the_beginning() -> Iterator[None]:
+    """What dies within is no training to go on with, and its error says so."""
+    try:
+        yield
+    except EnvironmentDied as error:
+        raise EnvironmentDied(error.reason, "Give the same command again.") from error
+
+
 def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, int]:
     """The episodes and the checkpoint's cycle."""
     loaded = load_agent(path, config, options)
@@ -191,7 +202,8 @@ def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played
     keys = jax.vmap(lambda s: named_key(jax.random.key(s), "evaluate"))(jnp.array(seeds))
     tracks = (options.episodes, options.first_track)
     mode = "calm" if options.calm else "eval"
-    played = evaluate(learner, agent.carry, loaded.state, config.env, keys, *tracks, mode)
+    with from_the_beginning():
+        played = evaluate(learner, agent.carry, loaded.state, config.env, keys, *tracks, mode)
     return played, loaded.step
 
 

@@ -318,9 +318,10 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
                 run.pretrain(display)
             run.train(display, stop)
     except EnvironmentDied as error:
+        done = max(run.checkpoints.steps(), default=0)
         raise EnvironmentDied(
-            f"{error} Nothing is lost up to cycle {max(run.checkpoints.steps(), default=0)}: "
-            f"--resume {run.folder.path}"
+            error.reason,
+            f"Nothing is lost up to cycle {done}: --resume {run.folder.path} goes on from there.",
         ) from error
     name = run.config.arm if run.config.algorithm == "dlc_v1" else run.config.algorithm
     display.finish(task_name(run.config.env.id), name)

@@ -17,7 +17,13 @@ from PIL import Image
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
-from dreamer_jax.training.assess import EvaluateConfig, Loaded, check_tracks, load_agent
+from dreamer_jax.training.assess import (
+    EvaluateConfig,
+    Loaded,
+    check_tracks,
+    from_the_beginning,
+    load_agent,
+)
 from dreamer_jax.training.config import EnvConfig, RunConfig, check, from_dict
 from dreamer_jax.training.environments import PLAIN, make_race
 from dreamer_jax.training.learner import Learner, make_learner
@@ -270,7 +276,8 @@ def run_contest(config: ContestConfig) -> dict[str, Any]:
     drivers = load_drivers(config.drivers)
     out = config.out or _parts(config.drivers[0])[0] / "contest"
     out.mkdir(parents=True, exist_ok=True)
-    raced = contest(drivers, config)
+    with from_the_beginning():
+        raced = contest(drivers, config)
     result = {
         "names": [driver.name for driver in drivers],
         "tracks": config.tracks,

@@ -25,11 +25,13 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import WINDOW
 from dreamer_jax.training.comparison_jobs import last_line as last_line
 from dreamer_jax.training.logging import METRICS_NAME
+from dreamer_jax.training.memory import LIMIT
 from dreamer_jax.training.run_folder import RunFolder
 
 LOCK_SECONDS = 60.0  # a killed run holds its lock until the last of its files is closed
 TAIL_BYTES = 100_000  # of metrics.jsonl; ten episodes lie well within
 USER_ERROR = 2  # exit status of what only the user can mend
+MOST_OF_GPU = 0.9  # of its memory; the driver and CUDA's context need some too
 RESULTS = (METRICS_NAME, "events.out.tfevents.*", "return.png")
 
 # Starts a run that dies with its parent. exec keeps the request; a function between fork and exec
@@ -192,7 +194,7 @@ def _start(job: Job, arguments: Sequence[str], log: TextIO) -> subprocess.Popen:
         stdin=subprocess.DEVNULL,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=environment(job) | os.environ,
+        env=environment(job) | memory(job, _resources()) | os.environ,
         cwd=job.cwd if job.cwd.is_dir() else None,
         start_new_session=True,  # a Ctrl-C at the terminal is passed on by the driver alone
     )
@@ -207,6 +209,22 @@ def environment(job: Job) -> dict[str, str]:
         return {"JAX_PLATFORMS": "cpu", "NPROC": str(max(1, int(job.cpus)))}
     # By default the first process on an accelerator takes most of its memory for itself.
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if job.gpus % 1 else {}
+
+
+def memory(job: Job, node: Mapping[str, float]) -> dict[str, str]:
+    """What bounds the memory of a group's process: as large a part as it has of the CPUs or of a
+    GPU. All groups may begin at once, and each would find the whole machine free.
+
+    Args: `node` is what Ray counts on this machine. Memory that Ray keeps for its objects is free
+    too, a sweep has none; a container's limit is in both figures.
+    """
+    if job.gpus:
+        part = MOST_OF_GPU * job.gpus
+        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{part:.2f}"} if job.gpus < 1 else {}
+    if not node.get("CPU"):
+        return {}
+    whole = node.get("memory", 0) + node.get("object_store_memory", 0)
+    return {LIMIT: str(int(whole * min(1, job.cpus / node["CPU"])))} if whole else {}
 
 
 def progress(folders: Sequence[Path]) -> tuple[int, int, float | None]:
@@ -247,3 +265,12 @@ def _node() -> str:
     import ray
 
     return ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+
+
+def _resources() -> Mapping[str, float]:
+    """What Ray counts on this machine."""
+    if not (own := _node()):
+        return {}
+    import ray
+
+    return next((node["Resources"] for node in ray.nodes() if node["NodeID"] == own), {})

@@ -16,6 +16,7 @@ from dreamer_jax.training.config import EnvConfig, to_dict
 from dreamer_jax.training.evaluate import Played
 from dreamer_jax.training.presets import DEBUG
 from dreamer_jax.training.run_folder import RunFolder
+from envs.vector import EnvironmentDied
 
 STRICT = EnvConfig(action_repeat=8, idle_limit=80, off_road_ends=True, backwards_ends=True)
 
@@ -58,6 +59,23 @@ def test_the_tracks_asked_for_are_played(tmp_path, monkeypatch):
     ((keys, tracks_and_mode),) = given
     assert tracks_and_mode == (7, 40, "eval")
     assert len(keys) == 2 and (keys[0] != keys[1]).any()
+
+
+def test_what_died_in_an_evaluation_is_not_told_to_resume(monkeypatch):
+    """As `play` and contest.py do; a training's own text stays."""
+    with pytest.raises(EnvironmentDied) as died, assess.from_the_beginning():
+        raise EnvironmentDied("environment 3: hung in step")
+    assert str(died.value) == "environment 3: hung in step. Give the same command again."
+    loaded = assess.Loaded(SimpleNamespace(carry=None), spec=None, state=None, step=9, seeds=[3])
+    monkeypatch.setattr(assess, "load_agent", lambda *args: loaded)
+    monkeypatch.setattr(assess, "make_learner", lambda *args: None)
+
+    def evaluate(*args):
+        raise EnvironmentDied("killed")
+
+    monkeypatch.setattr(assess, "evaluate", evaluate)
+    with pytest.raises(EnvironmentDied, match=r"^killed\. Give the same command again\.$"):
+        assess.play(None, DEBUG, assess.EvaluateConfig())
 
 
 def test_the_mean_of_weights_by_hand():

@@ -308,6 +308,17 @@ def test_a_group_stays_within_its_share(tmp_path):
     assert of[0.5] == {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} and of[1] == {}
 
 
+def test_groups_of_one_machine_share_its_memory(tmp_path):
+    """Each plans its replay alone: in all no more than there is."""
+    node = {"CPU": 8.0, "memory": 6e9, "object_store_memory": 2e9}
+    of_two, alone = (job(tmp_path, tmp_path, cpus=c) for c in (2, 16))
+    assert sweep_group.memory(of_two, node) == {"DREAMER_JAX_MEMORY": "2000000000"}
+    assert sweep_group.memory(alone, node) == {"DREAMER_JAX_MEMORY": "8000000000"}
+    assert sweep_group.memory(of_two, {}) == {}
+    parts = {g: sweep_group.memory(job(tmp_path, tmp_path, gpus=g), node) for g in (0.25, 1, 2)}
+    assert parts == {0.25: {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.23"}, 1: {}, 2: {}}
+
+
 def alive(pid):
     """Whether the process runs; one that is dead and not yet fetched does not."""
     try:
@@ -370,6 +381,8 @@ FAKE = """
     folder = Path(words[words.index("--out" if "--out" in words else "--resume") + 1])
     with open(here / "calls", "a") as calls:
         print(folder.name, *words[:1], file=calls)
+    with open(here / "memory", "a") as memory:
+        print(os.environ["DREAMER_JAX_MEMORY"], file=memory)
     seed, cured = int(folder.name[-1]), (here / "cured").exists()
 
     def save():
@@ -466,6 +479,8 @@ def test_what_befalls_groups_on_a_cluster(cluster, ray_settings, tmp_path):
     assert groups[4]["state"] == groups[4]["attempts"][0]["end"] == "stopped"
     assert groups[0]["host"] and groups[0]["node"] and groups[0]["seconds"] > 0
 
+    shares = {int(line) for line in (scripts / "memory").read_text().splitlines()}
+    assert len(shares) == 1 and 0 < 2 * shares.pop() <= os.sysconf("SC_PHYS_PAGES") * 4096
     calls = (scripts / "calls").read_text().splitlines()
     assert sorted(calls[:5])[0].startswith("group_0") and "group_2 --resume" in calls
     (scripts / "calls").unlink()
