@@ -265,12 +265,10 @@ def test_what_a_preset_becomes_for_another_environment():
 def test_the_preset_for_small_figures():
     """Its long pretraining stays, and its maps suit the pictures' size."""
     atari = FAMILY["dreamer_v3"]["atari"]
-    for env_id, size, base in ((RACE, 96, (6, 128)), ("ALE/Asterix-v5", 64, (4, 128))):
+    # Pictures of 96 and of 64 pixels, folded by 4 and halved twice
+    for env_id, base in ((RACE, (6, 128)), ("ALE/Asterix-v5", (4, 128))):
         made = for_env(atari, env_id)
         assert (made.agent.decoder_base, made.pretrain) == (base, 15)
-        pictures = Spec({"image": ((size, size, 3), "uint8")}, 3, discrete=True)
-        agent = make_agent(made, pictures)
-        jax.eval_shape(agent.init, jax.random.key(0))  # no ValueError: the networks fit
     decisions = atari.cycles * atari.cycle_size + atari.prefill
     assert decisions == 100_000 <= atari.replay
 
