@@ -14,12 +14,14 @@ from dreamer_jax.training.stage import Stage
 
 RECIPE = (
     # To learn to drive: gentler steering, a step size that falls, imagination from the last 16
-    # records of each sequence (8 is the preset's), a replay from which little is lost; and no
-    # steering so far into saturation that it can no longer learn.
+    # records of each sequence (8 is the preset's), a replay from which little is lost; no steering
+    # so far into saturation that it can no longer learn; and a road without an end, before which
+    # the car would dawdle or leave the road.
     Stage(
         cycles=33,
         settings="--agent dreamer_v3 --preset laptop --replay 80000 --agent.last 16 "
-        "--agent.lr-anneal 16800 --agent.excess-scale 1e-2 --env.steer-scale 0.4",
+        "--agent.lr-anneal 16800 --agent.excess-scale 1e-2 --env.steer-scale 0.4 "
+        "--env.road-goes-on",
     ),
     # To stay on the road: wheels off it cost (from the start they would teach to stand still).
     Stage(cycles=140, settings="--env.idle-limit 250 --env.off-road-cost 1"),
@@ -27,7 +29,7 @@ RECIPE = (
     # the grass less. The checkpoints kept are for the mean of their weights.
     Stage(
         cycles=280,
-        settings="--env.both-ways --env.backwards-ends --env.off-road-cost 2 --keep 9",
+        settings="--env.both-ways --env.backwards-ends --env.off-road-cost 3 --keep 9",
     ),
 )
 
