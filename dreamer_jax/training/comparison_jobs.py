@@ -10,14 +10,14 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison_data import DRIVEN, cycles_done, how_driven, read_evaluation
 from dreamer_jax.training.logging import METRICS_NAME
-from dreamer_jax.training.memory import LIMIT, share
+from dreamer_jax.training.memory import LIMIT, part_of_accelerator, share
 from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
 from dreamer_jax.training.signals import StopRequest
 from envs.cores import own_cores
@@ -68,7 +68,7 @@ class Job:
     command: list[str] | None = None  # the last one started
     failure: str | None = None
     cores: set[int] | None = None  # those its processes may use; None: all
-    memory: int | None = None  # of the machine's, bytes for its processes; None: all
+    memory: dict[str, str] = field(default_factory=dict)  # variables that bound its processes'
 
     @property
     def name(self) -> str:
@@ -113,7 +113,7 @@ def run_all(plan: Plan, stop: StopRequest) -> list[Job]:
     at_once = min(plan.at_once, len(jobs))
     if at_once > 1:
         for job in jobs:
-            job.memory = share(at_once)
+            job.memory = {LIMIT: str(share(at_once))} | part_of_accelerator(1 / at_once)
     waiting, running = deque(jobs), []
     shares = core_shares(at_once)  # those that no job has
     asked = False
@@ -221,12 +221,12 @@ def _start_next(plan: Plan, job: Job) -> bool:
     return True
 
 
-def _process(command: Sequence[str], log: TextIO, memory: int | None) -> subprocess.Popen:
+def _process(command: Sequence[str], log: TextIO, memory: dict[str, str]) -> subprocess.Popen:
     environment = dict(os.environ)
-    if memory is not None:
+    if memory:
         # By default the first process on an accelerator takes most of its memory for itself.
-        environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        environment[LIMIT] = str(memory)
+        bounds = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | memory
+        environment = bounds | environment | {LIMIT: memory[LIMIT]}  # a share of the user's own
     return subprocess.Popen(
         [sys.executable, *command],
         stdin=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ from dreamer_jax.errors import UserError
 GIB = 2**30
 LIMIT = "DREAMER_JAX_MEMORY"  # variable: of the machine's memory this process takes no more bytes
 SHARE = 0.8  # of what is free; activations need the rest
+MOST_OF_GPU = 0.9  # of its memory; the driver and CUDA's context need some too
 GROUPS, OWN_GROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 # Of a control group: its limit, what it uses, and what of that the system takes back at need.
 VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
@@ -61,6 +62,13 @@ def share(processes: int) -> int:
       UserError: as `free_memory`.
     """
     return _of_machine()[0] // processes
+
+
+def part_of_accelerator(part: float) -> dict[str, str]:
+    """Variables by which a process that starts takes no more than this part of an accelerator's
+    memory, however much is free when it asks. (JAX's own bound is three quarters for each.)
+    """
+    return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{MOST_OF_GPU * part:.2f}"}
 
 
 def _told() -> float:

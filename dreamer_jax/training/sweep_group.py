@@ -25,13 +25,12 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import WINDOW
 from dreamer_jax.training.comparison_jobs import last_line as last_line
 from dreamer_jax.training.logging import METRICS_NAME
-from dreamer_jax.training.memory import LIMIT
+from dreamer_jax.training.memory import LIMIT, part_of_accelerator
 from dreamer_jax.training.run_folder import RunFolder
 
 LOCK_SECONDS = 60.0  # a killed run holds its lock until the last of its files is closed
 TAIL_BYTES = 100_000  # of metrics.jsonl; ten episodes lie well within
 USER_ERROR = 2  # exit status of what only the user can mend
-MOST_OF_GPU = 0.9  # of its memory; the driver and CUDA's context need some too
 RESULTS = (METRICS_NAME, "events.out.tfevents.*", "return.png")
 
 # Starts a run that dies with its parent. exec keeps the request; a function between fork and exec
@@ -219,8 +218,7 @@ def memory(job: Job, node: Mapping[str, float]) -> dict[str, str]:
     too, a sweep has none; a container's limit is in both figures.
     """
     if job.gpus:
-        part = MOST_OF_GPU * job.gpus
-        return {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{part:.2f}"} if job.gpus < 1 else {}
+        return part_of_accelerator(job.gpus) if job.gpus < 1 else {}
     if not node.get("CPU"):
         return {}
     whole = node.get("memory", 0) + node.get("object_store_memory", 0)

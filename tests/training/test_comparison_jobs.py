@@ -40,6 +40,8 @@ TRAIN = """
         if hasattr(os, "sched_getaffinity"):
             (folder / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
         (folder / "memory").write_text(os.environ.get("DREAMER_JAX_MEMORY", ""))
+        names = ("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+        (folder / "accelerator").write_text(" ".join(os.environ.get(name, "") for name in names))
     if config["seed"] == 13:
         sys.exit("error: --batch=0 cannot be")
     if config["seed"] == 14:
@@ -169,6 +171,19 @@ def test_runs_at_once_share_the_memory(scripts, tmp_path, monkeypatch):
         assert compare([*words, "--jobs", str(jobs)], scripts) == 0
         for k in (0, 1):
             assert (tmp_path / name / f"ddim/seed_{k}/memory").read_text() == wanted
+
+
+def test_runs_at_once_share_an_accelerator(scripts, tmp_path, monkeypatch):
+    def told(name, jobs):
+        words = ["--seeds", "0:2", "--arms", "ddim", "--out", str(tmp_path / name)]
+        assert compare([*words, "--jobs", str(jobs)], scripts) == 0
+        return {(tmp_path / name / f"ddim/seed_{k}/accelerator").read_text() for k in (0, 1)}
+
+    for name in ("XLA_PYTHON_CLIENT_PREALLOCATE", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        monkeypatch.delenv(name, raising=False)
+    assert told("two", 2) == {"false 0.45"} and told("one", 1) == {" "}
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.2")  # the user's own wins
+    assert told("own", 2) == {"false 0.2"}
 
 
 def test_what_is_done_is_not_done_again(scripts, tmp_path, capsys):
