@@ -38,6 +38,7 @@ RECIPE = {
     "16 starts of imagination": "--agent.last 8",
     "weight against saturation": "--agent.excess-scale 0",
     "gentle steering": "--env.steer-scale 1",
+    "road without an end": "--env.no-road-goes-on",
 }
 TASKS = {
     "race": Task(
@@ -45,7 +46,7 @@ TASKS = {
             cycles=65,
             settings="--agent dreamer_v3 --preset laptop --replay 80000 --agent.last 16 "
             "--agent.lr-anneal 4200 --agent.excess-scale 1e-2 --env.steer-scale 0.4 "
-            "--checkpoint-every 5 --keep 3",
+            "--env.road-goes-on --checkpoint-every 5 --keep 3",
         ),
         DREAMER_V3 | RECIPE,
     ),

@@ -116,16 +116,31 @@ def test_any_environment_can_be_the_task(tmp_path, capsys):
     assert ablate([*words, "--out", str(tmp_path), "--episodes", "3"], TASKS, None) == 0  # goes on
 
 
+def script(name):
+    spec = importlib.util.spec_from_file_location(f"{name}_script", SCRIPT.with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def planned_settings(words):
+    return by_full_name(to_dict(planned(shlex.split(words))))
+
+
+def test_the_race_is_the_first_stage_of_the_recipe():
+    own = planned_settings(script("ablations").TASKS["race"].whole.settings)
+    first = planned_settings(script("racing_score").RECIPE[0].settings)
+    differing = {name for name in own.keys() | first.keys() if own.get(name) != first.get(name)}
+    assert differing == {"agent.lr_anneal"}  # which is for its own length
+
+
 @pytest.mark.parametrize("task", ["race", "swingup"])
 def test_the_script_leaves_out_one_thing_each(task):
-    spec = importlib.util.spec_from_file_location("ablations_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    whole, without = script.TASKS[task]
-    plain = by_full_name(to_dict(planned(shlex.split(whole.settings))))
+    whole, without = script("ablations").TASKS[task]
+    plain = planned_settings(whole.settings)
     seen = set()
     for name, words in without.items():
-        own = by_full_name(to_dict(planned(shlex.split(f"{whole.settings} {words}"))))
+        own = planned_settings(f"{whole.settings} {words}")
         changed = {key: own[key] for key in own if own[key] != plain[key]}
         assert changed and len(changed) == words.count("--"), name
         seen.add(tuple(changed.items()))
