@@ -5,6 +5,7 @@
 
 import contextlib
 import importlib
+import math
 import os
 import sys
 import traceback
@@ -94,7 +95,8 @@ class Adapted(gymnasium.Wrapper):
         size: height and width of other pictures; 0: as they come.
 
     Raises:
-        ValueError: an option out of range, or a space that cannot be converted.
+        ValueError: an option out of range, or a space that cannot be converted; later, what `env`
+            gives is not what its spaces say, or not finite.
     """
 
     def __init__(
@@ -139,7 +141,7 @@ class Adapted(gymnasium.Wrapper):
         before, total, own = self._frame, 0.0, self._actions.convert(action)
         for _ in range(self.action_repeat):
             self._seen, reward, terminated, truncated, info = self.env.step(own)
-            total += float(reward)
+            total += _finite(reward)
             self._frame += getattr(self.env, "frames_of_step", 1)
             truncated = truncated or 0 < self.time_limit <= self._frame
             if terminated or truncated:
@@ -148,8 +150,42 @@ class Adapted(gymnasium.Wrapper):
 
     def _observation(self) -> dict[str, np.ndarray]:
         if self.pixels:
-            return {"image": picture(self.env.render(), self.pixels)}
-        return {name: part.take(self._seen) for name, part in self._parts.items()}
+            return {"image": picture(_rendered(self.env), self.pixels)}
+        seen = {name: part.take(self._seen) for name, part in self._parts.items()}
+        for name, value in seen.items():
+            _check_entry(name, value, self._parts[name].box.shape)
+        return seen
+
+
+def _finite(reward: Any) -> float:
+    if not math.isfinite(value := float(reward)):
+        raise ValueError(f"reward: the environment gave {value}; correct it there.")
+    return value
+
+
+def _check_entry(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Raises ValueError where an observation's entry is not what its space says."""
+    if value.shape != shape:
+        raise ValueError(
+            f"observation: {name!r} makes an array of shape {value.shape} where its space makes "
+            f"{shape}; correct the environment or its observation_space."
+        )
+    if value.dtype != np.uint8 and not np.isfinite(value).all():
+        raise ValueError(
+            f"observation: {name!r} contains nan or an infinite number; correct the environment, "
+            "or clip it with a gymnasium.ObservationWrapper."
+        )
+
+
+def _rendered(env: gymnasium.Env) -> np.ndarray:
+    image = np.asarray(env.render())
+    channels = image.shape[2:] or (1,)
+    if image.ndim < 2 or channels not in ((1,), (3,)) or image.dtype.kind not in "iu":
+        raise ValueError(
+            f"pixels: render() gives {image.dtype} of shape {image.shape}, where whole numbers "
+            "from 0 to 255, [height, width, 3], are asked for; correct it, or use pixels=0."
+        )
+    return np.broadcast_to(image.reshape(*image.shape[:2], -1), (*image.shape[:2], 3))
 
 
 def _info(info: dict[str, Any], frames: int) -> dict[str, Any]:
@@ -256,25 +292,27 @@ def _said_clearly(env_id: str) -> Iterator[None]:
     """Turns errors of registries, imports and OpenGL into a ValueError with the remedy."""
     try:
         yield
-    except (ImportError, DependencyNotInstalled, AttributeError) as error:
+    except Exception as error:
         if is_control(env_id) and _is_of_drawing(error):
             raise ValueError(f"{env_id}: {_cannot_draw(error)}") from error
-        if isinstance(error, AttributeError):
+        if not isinstance(error, ImportError | Error):
             raise
         extras = {ATARI: "'.[atari]'", CONTROL: "'.[dmc]' (Python 3.11 or 3.12)"}
         extra = next((extras[x] for x in extras if env_id.startswith(x)), None)
-        remedy = f"; install it: pip install -e {extra}" if extra else ""
+        missing = extra and isinstance(error, ImportError | DependencyNotInstalled)
+        remedy = f"; install it: pip install -e {extra}" if missing else ""
         raise ValueError(f"{env_id}: {error}{remedy}") from error
-    except Error as error:
-        raise ValueError(f"{env_id}: {error}") from error
 
 
 def _is_of_drawing(error: Exception) -> bool:
     """Whether an error of DeepMind control's import or making is one of loading OpenGL.
 
     A library or a display that is missing is an ImportError without the name of a module, or an
-    attribute that PyOpenGL asks of what it did not find.
+    attribute that PyOpenGL asks of what it did not find, or MuJoCo's own error, where the task
+    itself has cameras.
     """
+    if type(error).__name__ == "FatalError":
+        return type(error).__module__.startswith("mujoco")
     if isinstance(error, AttributeError):
         return "OpenGL" in traceback.extract_tb(error.__traceback__)[-1].filename
     return isinstance(error, ImportError) and error.name is None

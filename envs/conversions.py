@@ -14,6 +14,7 @@ from PIL import Image
 MOST_CHANNELS = 16  # of a picture whose first axis they are; also frames of a stack
 CHANNELS = (1, 3, 4)  # of a picture that is no single uint8 one
 LEAST_SIDE = 8  # of such a picture, in pixels
+LEAST_GREY_SIDE = 32  # of one without an axis of channels: smaller ones are tables of numbers
 SMALL_SIDE = 16  # in pixels; what is enlarged from less is often no picture
 MOST_ONE_HOT = 4096  # numbers that a grid may become as one-hot vectors
 MOST_NUMBERS = 10_000  # of a vector that is plausible
@@ -42,10 +43,12 @@ def observation_parts(space: spaces.Space, size: int = 0) -> dict[str, Part]:
     """The entries of an observation space by name; the names of nested ones are joined by "_".
 
     Pictures, uint8 [h, w, c], are resized to [size, size, c] unless size is 0. They are
-      - uint8 Boxes of rank 2 or 3 with a high of 255; with at most MOST_CHANNELS rows and more
-        columns they are taken as [c, h, w];
+      - uint8 Boxes of rank 2 or 3 with a high of 255, taken as [c, h, w] where the first number is
+        in CHANNELS and the last is not, or the last is above MOST_CHANNELS and the first is not, or
+        is the smallest;
       - Boxes of floats with the bounds 0 and 1, or of any numbers with 0 and 255, of shape
-        [h, w, c] or [c, h, w] with c in CHANNELS and sides of at least LEAST_SIDE;
+        [h, w, c] or [c, h, w] with c in CHANNELS and sides of at least LEAST_SIDE, or [h, w] with
+        sides of at least LEAST_GREY_SIDE;
       - stacks of at most MOST_CHANNELS such frames, their channels one after the other.
     All else is float32 [n]. uint8 Boxes of rank 2 and more with a high below 255 are grids: each of
     their numbers becomes a one-hot vector of high + 1, or is divided by high if that is 1 or the
@@ -108,12 +111,19 @@ def _picture_axes(space: spaces.Space) -> tuple[int, ...]:
         return _usual_axes(space.shape) if _white(space) else ()
     if space.high.max(initial=0) < 255:
         return ()
-    channels_first = rank == 3 and space.shape[0] <= MOST_CHANNELS < space.shape[2]
-    return (1, 2, 0) if channels_first else tuple(range(rank))
+    return (1, 2, 0) if rank == 3 and _channels_first(*space.shape) else tuple(range(rank))
+
+
+def _channels_first(first: int, second: int, last: int) -> bool:
+    if last > MOST_CHANNELS:
+        return first <= MOST_CHANNELS or first < min(second, last)
+    return first in CHANNELS and last not in CHANNELS
 
 
 def _usual_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Likewise by the shape alone, of a frame or a stack of frames."""
+    if len(shape) == 2 and min(shape) >= LEAST_GREY_SIDE:
+        return (0, 1)
     orders = {3: ((0, 1, 2), (1, 2, 0)), 4: ((1, 2, 0, 3), (2, 3, 0, 1))}
     for axes in orders.get(len(shape), ()):
         height, width, *frames, channels = (shape[axis] for axis in axes)

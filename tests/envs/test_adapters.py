@@ -116,6 +116,60 @@ def test_pixels_are_the_rendered_picture():
         Adapted(gymnasium.make("Pendulum-v1"), pixels=24)
 
 
+class Given(gymnasium.Env):
+    """Gives what it is told to, whatever its spaces say."""
+
+    observation_space = spaces.Dict({"arm": spaces.Box(-1, 1, (4,)), "lamp": spaces.Discrete(3)})
+    action_space = spaces.Discrete(2)
+    render_mode = "rgb_array"
+
+    def __init__(self, arm=(0.0, 0.0, 0.0, 0.0), reward=1.0, picture=None):
+        self.arm, self.reward, self.picture = np.array(arm), reward, picture
+
+    def reset(self, *, seed=None, options=None):
+        return {"arm": self.arm, "lamp": 1}, {}
+
+    def step(self, action):
+        return {"arm": self.arm, "lamp": 1}, self.reward, False, False, {}
+
+    def render(self):
+        return self.picture
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"arm": [3.0]}, r"'arm' makes an array of shape \(1,\) where its space makes \(4,\)"),
+        ({"arm": [0.0, np.nan, 0.0, 0.0]}, "observation: 'arm' contains nan"),
+        ({"arm": [0.0, 0.0, -np.inf, 0.0]}, "infinite number.*ObservationWrapper"),
+        ({"reward": np.nan}, "reward: the environment gave nan"),
+        ({"reward": np.inf}, "reward: the environment gave inf"),
+    ],
+)
+def test_what_the_spaces_deny_is_refused_where_it_is_seen(options, said):
+    Adapted(Given()).reset()  # as it should be
+    env = Adapted(Given(**options))
+    with pytest.raises(ValueError, match=said):
+        env.reset()
+        env.step(LEFT)
+
+
+@pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])
+def test_grey_renders_are_pictures_too(shape):
+    env = Adapted(Given(picture=np.full(shape, 7, np.int64)), pixels=16)
+    (image,) = env.reset()[0].values()
+    assert env.observation_space["image"].contains(image) and (image == 7).all()
+
+
+@pytest.mark.parametrize(
+    "picture", [np.ones((20, 30, 3)), np.ones((20, 30, 4), np.uint8), np.ones(20, np.uint8), None]
+)
+def test_renders_that_are_no_pictures_are_refused(picture):
+    env = Adapted(Given(picture=picture), pixels=16)  # floats of 1 would be as good as black
+    with pytest.raises(ValueError, match=r"pixels: render\(\) gives .*pixels=0"):
+        env.reset()
+
+
 def test_stock_car_racing_is_resized():
     env = make("CarRacing-v3", size=32, action_repeat=2)
     seen, info = env.reset(seed=0)

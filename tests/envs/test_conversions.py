@@ -173,16 +173,37 @@ def test_other_grids_are_shares_of_their_highs():
         (spaces.Box(0, 1, (16, 24, 4), np.float64), 1.0),
         (spaces.Box(0, 255, (16, 24, 1), np.int64), 255),
         (spaces.Box(0, 255, (8, 9, 3), np.float32), 255.0),
+        (spaces.Box(0, 1, (84, 32), np.float32), 1.0),
+        (spaces.Box(0, 255, (40, 32), np.int32), 255),
     ],
 )
 def test_brightness_of_other_types_is_a_picture(space, white):
     name, part = only_part(space)
-    assert (name, part.box) == ("image", spaces.Box(0, 255, space.shape, np.uint8))
+    channels = (space.shape[2:] or (1,))[0]
+    made = (*space.shape[:2], channels)
+    assert (name, part.box) == ("image", spaces.Box(0, 255, made, np.uint8))
     for share, want in ((0.0, 0), (0.2, 51), (1.0, 255), (1.1, 255)):
         values = np.full(space.shape, share * white).astype(space.dtype)
         seen = part.take(values)
         assert seen.dtype == np.uint8 and (seen == want).all()
-    assert only_part(space, 12)[1].take(space.sample()).shape == (12, 12, space.shape[2])
+    assert only_part(space, 12)[1].take(space.sample()).shape == (12, 12, channels)
+
+
+@pytest.mark.parametrize(
+    ("shape", "seen"),
+    [
+        ((3, 16, 16), (16, 16, 3)),
+        ((20, 84, 84), (84, 84, 20)),  # a long stack
+        ((4, 84, 84), (84, 84, 4)),
+        ((16, 16, 3), (16, 16, 3)),
+        ((64, 64, 32), (64, 64, 32)),
+        ((64, 64, 4), (64, 64, 4)),
+        ((4, 8, 1), (4, 8, 1)),
+    ],
+)
+def test_the_axis_of_channels_is_told_by_its_size(shape, seen):
+    _, part = only_part(spaces.Box(0, 255, shape, np.uint8))
+    assert part.box.shape == seen
 
 
 def test_brightness_with_channels_first_is_turned():

@@ -167,6 +167,22 @@ def test_control_without_osmesa_names_the_remedy():
     check_remedy(draw(MUJOCO_GL="osmesa"), "osmesa")
 
 
+def test_control_tasks_with_cameras_of_their_own_name_the_remedy(monkeypatch):
+    class FatalError(Exception):
+        __module__ = "mujoco"
+
+    def fail(*_, **__):
+        raise FatalError("an OpenGL platform library has not been loaded")
+
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setattr(adapters, "_register_control", lambda: None)
+    monkeypatch.setattr(adapters.gymnasium, "make", fail)
+    with pytest.raises(ValueError, match=r"RodentEscapeBowl.*OpenGL.*set MUJOCO_GL=egl"):
+        make("dm_control/RodentEscapeBowl-v0")
+    with pytest.raises(FatalError):
+        make("CartPole-v1")
+
+
 def test_control_without_an_egl_display_names_the_remedy():
     nowhere = {"__EGL_VENDOR_LIBRARY_DIRS": "/nowhere"}  # its drivers are not found
     check_remedy(draw(MUJOCO_GL="egl", **nowhere), "egl")
