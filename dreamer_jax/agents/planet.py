@@ -156,19 +156,19 @@ def overshoot(
 ) -> jax.Array:
     """Latent overshooting (equation 7): mean KL of the posterior from priors 2 .. D steps ahead.
 
-    The posterior is a target here, without gradient. Predictions across the end of an episode do
+    They start from every record that has one so far ahead. The posterior is a target here, without
+    gradient. Predictions across the end of an episode do
     not count. Free nats are free for each state, as in the authors' program.
     """
     sg = jax.lax.stop_gradient
     length, depth = batch.reward.shape[0], config.overshooting
-    starts = length - depth
-    if starts < 1:
+    if depth >= length:
         raise ValueError(f"agent.overshooting={depth} must be below the length of a sequence")
-    latent = jax.tree.map(lambda x: x[:starts], posterior)
-    same = jnp.ones(batch.reward[:starts].shape)
+    latent, same = posterior, jnp.ones(batch.reward.shape)
     total, count = 0.0, 0.0
     for ahead, one_key in enumerate(jax.random.split(key, depth), 1):
-        window = slice(ahead, ahead + starts)
+        window, starts = slice(ahead, length), slice(length - ahead)
+        latent, same = jax.tree.map(lambda x: x[starts], (latent, same))  # noqa: B023
         latent = world.imagine(model, latent, batch.prev_action[window], one_key)
         same = same * (1.0 - batch.is_first[window].astype(jnp.float32))
         if ahead == 1:

@@ -206,6 +206,103 @@ def test_the_planner_shuns_an_end():
     np.testing.assert_array_equal(action, [0.0, 1.0])
 
 
+def test_a_plan_is_scored_by_where_it_arrives(monkeypatch):
+    """By hand: steps of 1, -1, 1 from 0 arrive at 0.5, 0 and 0.5, steps of 1 at 0.5, 1 and 1.5; a
+    reward counts as far as the episodes went on after the states *before* its own."""
+
+    class Fading(Line):
+        def rewards(self, params, features):
+            return 1.0 + features[..., 0]
+
+        def continues(self, params, features):
+            return 1.0 - 0.5 * features[..., 0]
+
+    scores = []
+
+    def look(score, key, start, iterations, number, top, low, high):
+        scores.append(score(jnp.array([[1.0, -1.0, 1.0], [1.0, 1.0, 1.0]])[..., None]))
+        return start
+
+    monkeypatch.setattr(planet, "cem", look)
+    config, one = PlaNetConfig(plan_horizon=3, candidates=2, top=1), jnp.zeros(1)
+    state = LatentState(one, one[:0], one[:0], one[:0])
+    planet.plan(Fading(0.0), config, Spec({}, 1), None, state, KEY)
+    by_hand = [1.5 + 0.75 * 1.0 + 0.75 * 1.0 * 1.5, 1.5 + 0.75 * 2.0 + 0.75 * 0.5 * 2.5]
+    np.testing.assert_allclose(scores[0], by_hand, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_what_was_done_is_remembered_and_a_first_observation_forgets_it(name):
+    make, config, spec = AGENTS[name]
+    config = replace(config, iterations=1) if make is make_planet else config
+    agent = make(config, spec)
+    state = jax.jit(agent.init)(KEY)
+    act = jax.jit(agent.act, static_argnames="mode")
+    obs, later = {"place": jnp.ones((3, 1))}, jnp.zeros(3, bool)
+    action, carry = act(state, agent.carry(3), obs, ~later, KEY, mode="train")
+    np.testing.assert_array_equal(carry.action, action)
+    other = carry._replace(action=jnp.roll(-carry.action, 1, axis=-1))
+    deters = [act(state, c, obs, later, KEY, mode="eval")[1].state.deter for c in (carry, other)]
+    assert np.all(np.abs(deters[0] - deters[1]).max(-1) > 0)
+    again, after = act(state, carry, obs, jnp.array([True, False, True]), KEY, mode="eval")
+    fresh, new = act(state, agent.carry(3), obs, ~later, KEY, mode="eval")
+    for old, young in zip(
+        jax.tree.leaves((again, after)), jax.tree.leaves((fresh, new)), strict=True
+    ):
+        np.testing.assert_allclose(old[::2], young[::2], atol=1e-6)
+    assert np.any(after.state.deter[1] != new.state.deter[1])
+
+
+def test_planet_explores_in_training_alone():
+    """The same plans, with noise of the amount asked for, clipped; or so many random choices."""
+    obs, first = {"place": jnp.zeros((400, 1))}, jnp.ones(400, bool)
+    little = dict(iterations=1, candidates=8, top=8)  # eight random plans: means of about 0
+
+    def actions(spec, amount):
+        agent = make_planet(replace(PLANET, exploration=amount, **little), spec)
+        act = jax.jit(agent.act, static_argnames="mode")
+        state = jax.jit(agent.init)(KEY)
+        return [act(state, agent.carry(400), obs, first, KEY, mode=m)[0] for m in ("eval", "train")]
+
+    calm, wild = actions(CONTINUOUS, 0.2)
+    assert np.std(wild - calm) == pytest.approx(0.2, rel=0.15)
+    calm, wild = actions(CONTINUOUS, 2.0)
+    assert np.abs(wild).max() == 1.0 > np.abs(calm).max()
+    calm, wild = actions(DISCRETE, 0.6)
+    changed = np.mean(np.any(wild != calm, axis=-1))
+    assert changed == pytest.approx(0.6 * 2 / 3, abs=0.07)  # a third chooses the same
+
+
+@pytest.mark.parametrize("make", [make_dreamer_v2, make_dreamer_v3])
+def test_the_estimator_asked_for_draws_the_latents(make):
+    """One-hot where it is straight through; of Gumbel-softmax soft, the softer the warmer."""
+    config = V2 if make is make_dreamer_v2 else V3
+    softest = {}
+    for estimator, temperature in (
+        ("straight_through", 1.0), ("gumbel_softmax", 0.1), ("gumbel_softmax", 3.0)
+    ):  # fmt: skip
+        chosen = replace(config, estimator=estimator, temperature=temperature)
+        agent = make(chosen, CONTINUOUS)
+        obs, first = {"place": jnp.zeros((20, 1))}, jnp.ones(20, bool)
+        _, after = jax.jit(agent.act, static_argnames="mode")(
+            jax.jit(agent.init)(KEY), agent.carry(20), obs, first, KEY, mode="train"
+        )
+        softest[estimator, temperature] = float(after.state.stoch.reshape(20, 4, 4).max(-1).min())
+    assert softest["straight_through", 1.0] == 1.0
+    assert softest["gumbel_softmax", 3.0] < min(0.5, softest["gumbel_softmax", 0.1])
+
+
+def test_the_estimator_of_v2_is_the_one_asked_for_in_learning_too():
+    batch = play(CONTINUOUS, 0)
+
+    def program(**changes):
+        agent = make_dreamer_v2(replace(V2, **changes), CONTINUOUS)
+        return str(jax.make_jaxpr(lambda b: agent.update(agent.init(KEY), b, KEY))(batch))
+
+    programs = [program(estimator=x) for x in ("straight_through", "gumbel_softmax")]
+    assert programs[0] != programs[1] != program(estimator="gumbel_softmax", temperature=0.5)
+
+
 def test_the_planner_has_no_favourite_among_discrete_actions():
     """Where nothing matters, each of 18 is chosen about as often as any other."""
 
@@ -243,6 +340,12 @@ def test_free_nats_of_planet_are_free_for_each_state():
     clipped = loss(make_planet(replace(base, free_nats=kl), CONTINUOUS), batch, "kl")
     assert clipped > 1.02 * kl > 0
     assert loss(make_planet(replace(base, free_nats=1e3), CONTINUOUS), batch, "kl") == 1e3
+    norms = []
+    for scale in (1.0, 100.0):  # were any of it to move the model, it would move it more
+        agent = make_planet(replace(base, free_nats=1e3, kl_scale=scale), CONTINUOUS)
+        figures = jax.jit(lambda b: agent.update(agent.init(KEY), b, KEY)[1])(batch)  # noqa: B023
+        norms.append(float(figures["grad_norm/model"]))
+    assert norms[0] == norms[1] > 0
 
 
 @pytest.mark.parametrize(
@@ -309,17 +412,46 @@ def test_latent_overshooting_by_hand():
     def kl(batch, config=config):
         return planet.overshoot(Doubling(), config, None, posterior, batch, KEY)
 
-    # Starts 0 and 1: means 1, 2 become 4, 8 two steps and 8, 16 three steps ahead.
-    pairs = [(3.0, 4.0), (4.0, 8.0), (4.0, 8.0), (5.0, 16.0)]
+    # Two steps ahead means 1, 2, 3 become 4, 8, 12, three steps ahead 1, 2 become 8, 16.
+    pairs = [(3.0, 4.0), (4.0, 8.0), (5.0, 12.0), (4.0, 8.0), (5.0, 16.0)]
     ones = jnp.ones(1)
     by_hand = [gaussian.kl(jnp.array([p]), ones, jnp.array([q]), ones) for p, q in pairs]
     assert float(kl(batch)) == pytest.approx(float(np.mean(by_hand)), rel=1e-5)
     # An episode that begins at record 3 leaves one prediction: from record 0 to record 2.
     cut = batch.replace(is_first=first.at[3].set(True))
     assert float(kl(cut)) == pytest.approx(float(by_hand[0]), rel=1e-5)
-    # Of KLs 0.5, 8, 8 and 60.5 a free nat for each leaves 1, 8, 8 and 60.5.
-    free = np.mean([1.0, 8.0, 8.0, 60.5])
+    # Of KLs 0.5, 8, 24.5, 8 and 60.5 a free nat for each leaves 1, 8, 24.5, 8 and 60.5.
+    free = np.mean([1.0, 8.0, 24.5, 8.0, 60.5])
     assert float(kl(batch, replace(config, free_nats=1.0))) == pytest.approx(free, rel=1e-5)
+
+
+@pytest.mark.parametrize("depth", [2, 4, 5])
+def test_latent_overshooting_goes_by_the_actions_that_led_there(depth):
+    """Against loops over starts and distances, in a world of mean <- 2 mean + action."""
+
+    class Moved:
+        def imagine(self, params, state, action, key):
+            mean = 2.0 * state.mean + action
+            return state.replace(mean=mean)
+
+    length = 6
+    mean, actions = jax.random.normal(KEY, (2, length, 3, 1))
+    posterior = LatentState(mean, mean, mean, jnp.ones_like(mean))
+    first = jnp.zeros((length, 3), bool).at[4, 1].set(True)
+    batch = Transition({}, actions, jnp.zeros((length, 3)), first, first)
+    config = replace(PLANET, overshooting=depth, free_nats=0.0)
+    got = jax.jit(lambda b: planet.overshoot(Moved(), config, None, posterior, b, KEY))(batch)
+    kls = []
+    for start in range(length):
+        for episode in range(3):
+            reached = mean[start, episode, 0]
+            for t in range(start + 1, min(length, start + depth + 1)):
+                if first[t, episode]:
+                    break
+                reached = 2.0 * reached + actions[t, episode, 0]
+                if t > start + 1:  # of Normals of variance 1
+                    kls.append(0.5 * (mean[t, episode, 0] - reached) ** 2)
+    assert float(got) == pytest.approx(float(np.mean(kls)), rel=1e-5)
 
 
 def test_too_much_overshooting_is_refused():
