@@ -147,7 +147,12 @@ def _check_pictures(spec: Spec, block: int) -> None:
     sides = {name: shape[:2] for name, (shape, dtype) in spec.obs.items() if dtype == "uint8"}
     for name, (height, width) in sides.items():
         if height % block or width % block:
-            raise ValueError(f"agent.fold={block} must divide {name}, {height}x{width}")
+            fitting = max(1, min(height, width) // block) * block
+            raise ValueError(
+                f"agent.fold={block} must divide {name}, {height}x{width}; choose a size that it "
+                f"divides, as --env.size {fitting} (--env.pixels where they are rendered), or "
+                "another --agent.fold"
+            )
     for one, other in itertools.pairwise(sides):
         if sides[one] != sides[other]:
             said = " and ".join(f'"{x}", {sides[x][0]}x{sides[x][1]},' for x in (one, other))

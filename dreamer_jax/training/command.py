@@ -172,11 +172,13 @@ def environment(argv: Sequence[str]) -> tuple[str | None, list[str]]:
 def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
     """Overrides on top of a preset. Exits with status 2, naming the field, when one is unknown."""
     ratio, arguments = train_ratio.split(arguments)
+    script = Path(sys.argv[0]).name
     config = tyro.cli(
         RunConfig,
-        prog=f"{Path(sys.argv[0]).name} [--agent NAME] [--preset debug|laptop|paper] "
-        "[--resume DIR] [--hosts HOSTS] [--train-ratio RECORDS]",
+        prog=f"{script} {'[--env ID] ' if script == 'train.py' else ''}[--agent NAME] "
+        "[--preset NAME] [--resume DIR] [--hosts HOSTS] [--train-ratio RECORDS]",
         description="Train a world-model agent. Defaults shown are those of the agent's preset. "
+        "--preset: debug, laptop, paper or another of the agent's. "
         "--train-ratio: records replayed for each decision, in place of --updates.",
         args=arguments,
         default=preset,

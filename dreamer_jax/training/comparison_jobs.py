@@ -16,6 +16,7 @@ from typing import TextIO
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison_data import DRIVEN, cycles_done, how_driven, read_evaluation
+from dreamer_jax.training.last_words import last_line
 from dreamer_jax.training.logging import METRICS_NAME
 from dreamer_jax.training.memory import LIMIT, part_of_accelerator, share
 from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
@@ -244,13 +245,6 @@ def _note_end(job: Job, stopped: bool) -> None:
     job.failure = "stopped" if stopped else f"{script} failed ({last_line(job.log) or code})"
     if not stopped:
         print(f"{job.name}: {job.failure}, log in {job.log}", file=sys.stderr, flush=True)
-
-
-def last_line(log: Path) -> str:
-    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
-    # A progress bar writes many states into one line.
-    last = next((line for line in reversed(lines) if line.strip()), "")
-    return last.rsplit("\r", 1)[-1].strip()[:300]
 
 
 def _cycles(folder: Path) -> int:

@@ -95,7 +95,8 @@ class Run:
         except (TypeError, ValueError) as error:
             raise UserError(
                 f"the networks do not fit the observations {self.spec.obs}: "
-                f"{str(error).splitlines()[0]}; choose another --env.size, or sizes of --agent"
+                f"{str(error).splitlines()[0]}; choose another --env.size, or --env.pixels "
+                "if that is given, or sizes of --agent"
             ) from error
         self.plan = memory.plan(
             share(self.learners, self.mesh),

@@ -23,7 +23,7 @@ import numpy as np
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import WINDOW
-from dreamer_jax.training.comparison_jobs import last_line as last_line
+from dreamer_jax.training.last_words import last_line
 from dreamer_jax.training.logging import METRICS_NAME
 from dreamer_jax.training.memory import LIMIT, part_of_accelerator
 from dreamer_jax.training.run_folder import RunFolder

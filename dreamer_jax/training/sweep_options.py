@@ -12,6 +12,7 @@ from typing import Any
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.command import parse
 from dreamer_jax.training.config import RunConfig
+from dreamer_jax.training.last_words import unframed
 
 RESERVED = ("seed", "seeds", "sweep", "out", "resume")  # the sweep sets them for each group
 
@@ -85,10 +86,3 @@ def parsed(arguments: Sequence[str], defaults: RunConfig) -> RunConfig:
             raise  # --help
         told = unframed(said.getvalue())
         raise UserError(f"car_racing.py does not take these options: {told}") from end
-
-
-def unframed(text: str) -> str:
-    """The first paragraph, as one line, of what tyro puts into a frame with a title."""
-    lines = [line.strip("│ ") for line in text.splitlines()[1:]]
-    paragraphs = itertools.groupby(lines, lambda line: bool(re.fullmatch("[─╰╯-]{9,}", line)))
-    return " ".join(next((part for rule, part in paragraphs if not rule), ()))
