@@ -10,7 +10,8 @@ from dreamer_jax.agents.networks import CategoricalConfig
 
 @dataclass(frozen=True)
 class DreamerV3Config(CategoricalConfig):
-    """Networks and losses; the defaults are the final form (Hafner et al. 2025) at 12M weights."""
+    """Networks and losses; the defaults are the final form (Hafner et al. 2025) at 12M weights, its
+    pictures seen as in that of 2023."""
 
     depth: int = 16
     """halving: features of the first convolution."""
@@ -118,8 +119,10 @@ def first_form(config: DreamerV3Config) -> DreamerV3Config:
     no replay value loss, no stored latents.
 
     Two-hot bins stay those of 2025: means are taken of returns, not of their symlog. So do the
-    depth of reward's and continue's networks and the actor's gradient, REINFORCE also for
-    continuous actions (in 2023 those were learnt through the dynamics).
+    depth of reward's and continue's networks, the layers around the GRU, a zero first state (in
+    2023 it was learnt), the small first weights of the actor's last layer, the decoder's sigmoid
+    and the actor's gradient, REINFORCE also for continuous actions (in 2023 those were learnt
+    through the dynamics).
     """
     return replace(
         config,
