@@ -133,6 +133,19 @@ class Loaded(NamedTuple):
         return jax.tree.map(own, self.agent.axes, self.state, is_leaf=lambda x: x is None)
 
 
+def _seen(config: RunConfig) -> Spec:
+    try:
+        probe = make_env(config.env)()
+    except ValueError:
+        raise
+    except Exception as error:  # whatever a user's own environment raises
+        name = type(error).__name__
+        raise ValueError(f"{config.env.id} cannot be made: {name}: {error}") from error
+    spec = spec_of(probe)
+    probe.close()
+    return spec
+
+
 def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded:
     """The agent of the run in `path`, warnings printed.
 
@@ -141,9 +154,7 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
         cannot be made, as where an extra is not installed.
     """
     try:
-        probe = make_env(config.env)()
-        spec = spec_of(probe)
-        probe.close()
+        spec = _seen(config)
         agent = make_agent(config, spec)
     except ValueError as error:  # what environment or networks say of their options
         raise UserError(str(error)) from error

@@ -30,8 +30,12 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
     `envs.adapters.make`.
 
     Raises:
-      ValueError: an option that the races have not.
+      ValueError: an option that the races have not, or the race of several cars by its own id.
     """
+    if config.id == MULTI_CAR_RACE:
+        raise ValueError(
+            f"{config.id} has several drivers; use experiments/multi_car_racing.py --cars 2"
+        )
     options = {"action_repeat": config.action_repeat, "time_limit": config.time_limit}
     views = {"pixels": config.pixels, "size": config.size}
     rules = {name: getattr(config, name) for name in ("steer_scale", *RULES)}

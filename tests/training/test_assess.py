@@ -139,6 +139,15 @@ def test_an_environment_that_cannot_be_made_is_the_users_to_mend(tmp_path, monke
         assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig())
 
 
+def test_whatever_a_users_environment_raises_is_one_line(tmp_path, monkeypatch):
+    def make_env(config):
+        raise FileNotFoundError("no map.txt")
+
+    monkeypatch.setattr(assess, "make_env", make_env)
+    with pytest.raises(UserError, match=r"cannot be made: FileNotFoundError: no map\.txt"):
+        assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig())
+
+
 @pytest.mark.parametrize("stock", [False, True])
 def test_stock_rules_replace_the_stricter_ones_alone(stock, tmp_path, monkeypatch):
     config, seen = replace(DEBUG, arm="baseline", env=STRICT, seed=3), []

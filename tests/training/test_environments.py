@@ -32,7 +32,7 @@ from dreamer_jax.training.presets import FAMILY, PRESETS, for_env
 from dreamer_jax.training.run_folder import RunFolder
 from dreamer_jax.training.signals import StopRequest
 from dreamer_jax.types import Agent, Spec
-from envs import RACE
+from envs import MULTI_CAR_RACE, RACE
 from envs.drivers import RandomDriver, SmoothDriver
 from envs.make import HELD_OUT, EpisodeSeeds, MakeEnv
 from envs.vector import VectorEnv
@@ -245,6 +245,11 @@ def test_what_an_agent_is_told():
     for given, spec in ((config, pole), (replace(config, env=EnvConfig()), race)):
         with streams(given, (0,)) as env:
             assert spec_of(env) == spec
+
+
+def test_the_race_of_several_cars_has_a_script_of_its_own():
+    with pytest.raises(ValueError, match=r"several drivers.*multi_car_racing\.py --cars 2"):
+        make_env(EnvConfig(id=MULTI_CAR_RACE))
 
 
 def test_what_a_preset_becomes_for_another_environment():
