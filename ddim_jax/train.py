@@ -61,17 +61,21 @@ def usable(state: DDIMState) -> jax.Array:
     return jnp.all(jnp.stack(weights + rest))
 
 
+def loss_of(config: DDIMConfig, params: Params, images: jax.Array, key: jax.Array) -> jax.Array:
+    """What training lessens, on images uint8 [B, H, W, C]: float32 []."""
+    net = partial(UNet(config.unet).apply, params)
+    schedule = SCHEDULES[config.schedule](config.noise_steps)
+    return LOSSES[config.output](net, schedule, to_signed(images), key)
+
+
+held_out_loss = jax.jit(loss_of, static_argnames="config")  # on images that training never sees
+
+
 def train_step(
     config: DDIMConfig, state: DDIMState, images: jax.Array, key: jax.Array
 ) -> tuple[DDIMState, dict[str, jax.Array]]:
     """One step on images uint8 [B, H, W, C]."""
-    schedule = SCHEDULES[config.schedule](config.noise_steps)
-
-    def loss_fn(params):
-        net = partial(UNet(config.unet).apply, params)
-        return LOSSES[config.output](net, schedule, to_signed(images), key)
-
-    loss, grads = jax.value_and_grad(loss_fn)(state.params)
+    loss, grads = jax.value_and_grad(loss_of, argnums=1)(config, state.params, images, key)
     updates, opt = optimiser(config).update(grads, state.opt, state.params)
     params = optax.apply_updates(state.params, updates)
     # A young average must forget the random weights it began with.
@@ -93,15 +97,6 @@ def train_on(
     key_data, key_step = jax.random.split(jax.random.fold_in(key, state.step))
     index = jax.random.randint(key_data, (config.batch,), 0, data.shape[0])
     return train_step(config, state, data[index], key_step)
-
-
-@partial(jax.jit, static_argnames="config")
-def held_out_loss(
-    config: DDIMConfig, params: Params, images: jax.Array, key: jax.Array
-) -> jax.Array:
-    """Noise-prediction loss of images uint8 [B, H, W, C] that training never sees."""
-    predict, schedule = noise_network(config, params)
-    return noise_prediction_loss(predict, schedule, to_signed(images), key)
 
 
 def generate(

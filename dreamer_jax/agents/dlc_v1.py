@@ -151,13 +151,18 @@ def learn_behaviour(parts, config, optimisers: Optimisers, state: DLCState, star
 
 def filtered(parts: Parts, config: DLCConfig, params, batch: Transition, key) -> LatentState:
     """Posterior states [T, B, ...] of the batch."""
+    return _observed(parts, config, params, batch, key)[2]
+
+
+def _observed(parts: Parts, config: DLCConfig, params, batch: Transition, key):
+    """Folded pictures [T * B, ...], their embeddings [T, B, E], posterior states and prior."""
     length, size = batch.reward.shape
     image = to_unit(fold(batch.obs["image"], config.fold))
     flat = image.reshape(length * size, *image.shape[2:])
     embed = parts.encoder.apply(params["encoder"], flat).reshape(length, size, -1)
     start = initial_state(parts.rssm, (size,))
     inputs = (embed, batch.prev_action, batch.is_first, start)
-    return observe(parts.rssm, params["rssm"], *inputs, key)[0]
+    return flat, embed, *observe(parts.rssm, params["rssm"], *inputs, key)
 
 
 def world(parts: Parts, config: DLCConfig, params: Params) -> pictures.Model:
@@ -180,16 +185,9 @@ def world_model_loss(parts: Parts, config: DLCConfig, params, batch: Transition,
     Returns:
       loss [], (Seen, metrics).
     """
-    length, size = batch.reward.shape
-    target = to_unit(fold(batch.obs["image"], config.fold))
-    flat = target.reshape(length * size, *target.shape[2:])
-    embed = parts.encoder.apply(params["encoder"], flat).reshape(length, size, -1)
-    start = initial_state(parts.rssm, (size,))
-    posterior, prior = observe(
-        parts.rssm, params["rssm"], embed, batch.prev_action, batch.is_first, start, key
-    )
+    flat, embed, posterior, prior = _observed(parts, config, params, batch, key)
     features = posterior.features
-    image = parts.decoder.apply(params["decoder"], features.reshape(length * size, -1))
+    image = parts.decoder.apply(params["decoder"], features.reshape(flat.shape[0], -1))
     reward = parts.reward.apply(params["reward"], features)[..., 0]
     cont = parts.cont.apply(params["cont"], features)[..., 0]
     dynamics, representation, kl = gaussian.free_nats_kl(

@@ -16,6 +16,7 @@ from ddim_jax.training import command, pretrain, scenes
 from ddim_jax.training.agent_policy import AgentPolicy
 from ddim_jax.training.frames import collect, load_frames
 from ddim_jax.training.pretrain import DEBUG, PRESETS
+from ddim_jax.unet import UNet
 from ddim_jax.weights_file import SHIPPED, load_weights
 from dreamer_jax.errors import UserError
 from dreamer_jax.training import command as race_command
@@ -173,6 +174,16 @@ def test_the_laptop_weights_ship():
     assert (SHIPPED / "laptop.npz").stat().st_size < 5e6
     assert scenes.find_scenes(replace(RACE, ddim="laptop")).image == (96, 96, 3)
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(params))
+
+
+def test_the_laptop_weights_mean_what_they_meant():
+    """Pinned: a network that reads the same file otherwise would race in noise."""
+    config, params = load_weights(SHIPPED / "laptop.npz")
+    x = np.random.default_rng(0).standard_normal((2, 96, 96, 3)).astype(np.float32)
+    picture = jax.jit(UNet(config.unet).apply)(params, x, np.array([20, 999]))
+    np.testing.assert_allclose(picture.mean((1, 2, 3)), [-0.12086, -0.11383], atol=2e-4)
+    np.testing.assert_allclose(picture.std((1, 2, 3)), [0.30511, 0.44022], atol=2e-4)
+    np.testing.assert_allclose(picture[1, 48, 48], [-0.21204, 0.01131, -0.19441], atol=1e-3)
 
 
 @pytest.mark.parametrize(

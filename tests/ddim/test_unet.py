@@ -10,7 +10,7 @@ import pytest
 
 from ddim_jax import train
 from ddim_jax.config import DEBUG, LAPTOP, PAPER, check, from_dict, to_dict
-from ddim_jax.unet import UNet, UNetConfig, check_sizes, sinusoid
+from ddim_jax.unet import Attention, UNet, UNetConfig, check_sizes, sinusoid
 from ddim_jax.weights_file import WeightsError, digest, load_weights, save_weights, template
 
 SMALL = replace(
@@ -61,6 +61,39 @@ def test_attention_sees_the_whole_picture(state):
     x = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
     grads = jax.grad(lambda x: jnp.sum(predict(x)[0, 0, 0]))(x)
     assert np.abs(grads[0, -1, -1]).max() > 0
+
+
+def test_attention_by_hand():
+    """Two heads over six places: softmax of scaled products, a part of each head's channels."""
+    module = Attention(head_dim=4, groups=2)
+    x = jax.random.normal(jax.random.key(1), (1, 2, 3, 8))
+    params = module.init(jax.random.key(2), x)["params"]
+    first, last = sorted(name for name in params if name.startswith("Linear"))
+    kernel = jax.random.normal(jax.random.key(3), (8, 8))
+    params = params | {last: {"kernel": kernel, "bias": jnp.zeros(8)}}
+    got = module.apply({"params": params}, x)
+    places = np.asarray(x, np.float64).reshape(6, 8)
+    grouped = places.reshape(6, 2, 4)
+    normal = grouped - grouped.mean((0, 2), keepdims=True)
+    normal /= np.sqrt(grouped.var((0, 2), keepdims=True) + 1e-6)
+    three = normal.reshape(6, 8) @ params[first]["kernel"] + params[first]["bias"]
+    query, key, value = np.asarray(three).reshape(6, 3, 2, 4).swapaxes(0, 1)
+    seen = np.zeros((6, 2, 4))
+    for head in range(2):
+        for place in range(6):
+            weights = np.exp(key[:, head] @ query[place, head] / 2.0)
+            seen[place, head] = weights / weights.sum() @ value[:, head]
+    want = places + seen.reshape(6, 8) @ kernel
+    np.testing.assert_allclose(got[0].reshape(6, 8), want, atol=1e-4)
+
+
+def test_held_out_pictures_have_the_loss_that_training_lessens(state):
+    config, key = replace(SMALL, output="image"), jax.random.key(3)
+    images = jax.random.randint(jax.random.key(2), (4, 16, 16, 3), 0, 256).astype(jnp.uint8)
+    held = float(train.held_out_loss(config, state.params, images, key))
+    trained = jax.jit(train.train_step, static_argnums=0)(config, state, images, key)[1]
+    assert held == pytest.approx(float(trained["loss"]), rel=1e-5)
+    assert held != pytest.approx(float(train.held_out_loss(SMALL, state.params, images, key)))
 
 
 def test_every_parameter_has_a_gradient(state):

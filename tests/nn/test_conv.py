@@ -51,6 +51,13 @@ def test_patches_equal_the_plain_convolution(size, kernel, stride):
     agree(conv.conv_patches, conv.conv_plain, *data(size, kernel), stride)
 
 
+def test_the_same_size_is_a_plain_convolution_with_zeros_around():
+    x, w = data(7, 3)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    want = conv.conv_plain(padded, w, 1)
+    np.testing.assert_allclose(conv.conv_same(x, w), want, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(("size", "kernel", "stride"), TRANSPOSED)
 def test_patches_equal_the_plain_transposed_convolution(size, kernel, stride):
     agree(conv.conv_transpose_patches, conv.conv_transpose_plain, *data(size, kernel), stride)
