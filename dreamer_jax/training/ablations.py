@@ -139,7 +139,11 @@ def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, s
         heads.append("whole laps")
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for part, own in returns.items():
-        cells = [part, f"`{options[part]}`" if options[part] else "", _cell(own)]
+        cells = [
+            part + _stopped(done[part]),
+            f"`{options[part]}`" if options[part] else "",
+            _cell(own),
+        ]
         cells += ["" if part == WHOLE else _cell(own - returns[WHOLE], "+"), f"{laps[part]:.0%}"]
         lines.append(f"| {' | '.join(cells[: len(heads)])} |")
     seeds = len(returns[WHOLE])
@@ -156,6 +160,12 @@ def write(out: Path, done: Mapping[str, dict[int, Any]], options: Mapping[str, s
         )
     write_atomic(out / "ablations.md", "\n".join([*lines, "", text, ""]))
     ablation_figure(out / "ablations.png", returns, least)
+
+
+def _stopped(seeds: Mapping[int, Any]) -> str:
+    """Learners that did not train to the end, for whoever reads their row."""
+    names = [str(seed) for seed, own in seeds.items() if own.get("stopped")]
+    return f" (stopped, loss not finite: seed {', '.join(names)})" if names else ""
 
 
 def _cell(values: np.ndarray, sign: str = "") -> str:

@@ -17,7 +17,7 @@ import tyro
 from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.arms import make_agent
-from dreamer_jax.training.checkpoint import Checkpointer, choose
+from dreamer_jax.training.checkpoint import Checkpointer, Restored, choose
 from dreamer_jax.training.config import RunConfig, check, from_dict
 from dreamer_jax.training.environments import STOCK_ENDS, make_env, spec_of
 from dreamer_jax.training.evaluate import Played, evaluate
@@ -73,14 +73,14 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
         if options.stock:
             rules = replace(config.env, **STOCK_ENDS)
             config = replace(config, env=rules)
-        played, cycle = play(folder.path, config, options)
+        played, loaded = play(folder.path, config, options)
         results: dict[str, dict[str, Any]] = {m.setting: {} for m in config.members}
         for s, member in enumerate(config.members):
             summary = summarise(played.returns[s], played.laps[s])
             how = {name: getattr(options, name) for name in HOW}
-            how["cycle"] = cycle
+            how["cycle"] = loaded.step
             episodes = {name: getattr(played, name)[s].tolist() for name in EPISODES}
-            own = summary | how | episodes
+            own = summary | how | episodes | ({"stopped": True} if s in loaded.stopped else {})
             results[member.setting][str(member.seed)] = own
             print(table(member.label, summary, laps=config.env.id == RACE))
         for setting, own in results.items():  # beside the setting's runs
@@ -123,6 +123,7 @@ class Loaded(NamedTuple):
     state: Any
     step: int
     seeds: list[int]
+    stopped: Sequence[int] = ()  # learners whose loss ceased to be finite, by their number
 
     def of(self, index: int | slice) -> Any:
         """The state of these learners: a number drops the axis S, a slice keeps it."""
@@ -160,14 +161,21 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
         raise UserError(str(error)) from error
     checkpoints = Checkpointer(path / "checkpoints")
 
-    def read(step: int | None) -> tuple[Any, int, list[int]]:
+    def read(step: int | None) -> Restored:
         template = partial(checkpoint_template, agent, spec, config)
         restored = checkpoints.restore(template, step, "agent")  # the replay would take seconds
         for warning in restored.warnings:
             print(f"warning: {warning}")
-        return restored.arrays, restored.step, restored.host["seeds"]
+        return restored
 
-    state, newest, seeds = read(options.checkpoint)
+    restored = read(options.checkpoint)
+    state, newest, host = restored.arrays, restored.step, restored.host
+    stopped = host.get("stopped", [])  # older checkpoints do not say
+    for learner in stopped:
+        print(
+            f"warning: {config.members[learner].label} stopped when its loss ceased to be finite; "
+            "these are the weights it had then"
+        )
     if options.average > 1:
         steps = [step for step in checkpoints.steps() if step <= newest]
         if len(steps) < options.average:
@@ -177,8 +185,8 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
             )
         *older, _ = choose(steps, options.average, config.checkpoint_every)
         print(f"mean of the weights of cycles {', '.join(map(str, [*older, newest]))}")
-        state = mean_state([state, *(read(step)[0] for step in older)])
-    return Loaded(agent, spec, state, newest, seeds)
+        state = mean_state([state, *(read(step).arrays for step in older)])
+    return Loaded(agent, spec, state, newest, host["seeds"], stopped)
 
 
 def mean_state(states: Sequence[Any]) -> Any:
@@ -205,8 +213,8 @@ def from_the_beginning() -> Iterator[None]:
         raise EnvironmentDied(error.reason, "Give the same command again.") from error
 
 
-def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, int]:
-    """The episodes and the checkpoint's cycle."""
+def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, Loaded]:
+    """The episodes, and whose they are."""
     loaded = load_agent(path, config, options)
     agent, seeds = loaded.agent, loaded.seeds
     learner = make_learner(agent, loaded.spec, config.envs, 1, config.batch, config.length)
@@ -215,7 +223,7 @@ def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played
     mode = "calm" if options.calm else "eval"
     with from_the_beginning():
         played = evaluate(learner, agent.carry, loaded.state, config.env, keys, *tracks, mode)
-    return played, loaded.step
+    return played, loaded
 
 
 def table(label: str, s: dict[str, float | int], laps: bool) -> str:

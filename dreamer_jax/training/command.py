@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import itertools
 import json
+import os
 import re
 import shlex
 import sys
@@ -48,8 +49,26 @@ def guarded(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("left at once; the last checkpoint is intact", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        return NOBODY_READS
 
 
+def _nobody_reads() -> bool:
+    """Whether what is printed goes nowhere, as after `--help | head`; then to /dev/null, so that
+    the interpreter's last flush is no error either."""
+    closed = []
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            closed.append(stream)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return bool(closed)
+
+
+NOBODY_READS = 141  # the exit status: 128 and SIGPIPE, as a shell has it
 SCENES_NAME = "scenes.json"  # in a run's folder: where its generated scenes were found
 FindScenes = Callable[[RunConfig], Scenes]
 

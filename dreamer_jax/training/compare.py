@@ -16,6 +16,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import THRESHOLD, SeedRun, compare_groups
 from dreamer_jax.training.comparison_csv import write_curves, write_held_out
 from dreamer_jax.training.comparison_data import (
+    expand,
     parse_groups,
     read_group,
     read_run,
@@ -88,7 +89,9 @@ def _compare(argv: list[str], scripts: Path) -> int:
     )
     _check(config, argv[cut + 1 :])
     if config.seeds is None:
-        groups = {name: read_group(name, p) for name, p in parse_groups(config.groups).items()}
+        places = parse_groups(config.groups)
+        _spare_what_is_read(config.out, [place for each in places.values() for place in each])
+        groups = {name: read_group(name, own) for name, own in places.items()}
         _check_threshold(config.threshold, task_of(groups))
         write_comparison(config, groups, [_command(argv)], warnings_about(groups))
         return 0
@@ -161,6 +164,17 @@ def _check(config: CompareConfig, extra: Sequence[str]) -> None:
         )
     if not math.isfinite(config.threshold):
         raise UserError(f"--threshold={config.threshold:g} cannot be: use a number")
+
+
+def _spare_what_is_read(out: Path, places: Sequence[str]) -> None:
+    """Raises UserError where curves or returns kept in `out` would be replaced by those of the
+    groups named now: the runs may be gone."""
+    for place in (path for each in places for path in expand(each)):
+        if place.is_file() and place.resolve().parent == out.resolve():
+            raise UserError(
+                f"--out={out} holds {place}, which is read and would be replaced; "
+                "choose another folder"
+            )
 
 
 def _check_threshold(threshold: float, task: str) -> None:

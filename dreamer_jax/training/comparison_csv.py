@@ -7,6 +7,7 @@ held_out.csv   group,seed,track,return             one line per held-out episode
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import SeedRun
+from dreamer_jax.training.run_folder import write_atomic
 
 CURVE_COLUMNS = ("group", "seed", "episode", "frames", "return")
 HELD_OUT_COLUMNS = ("group", "seed", "track", "return")
@@ -51,11 +53,13 @@ def write_held_out(path: Path, groups: Mapping[str, Sequence[SeedRun]]) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Comma-separated, one header line; None becomes an empty cell."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+    """Comma-separated, one header line; None becomes an empty cell. An earlier file is replaced
+    whole or not at all: it may be all that is left of its runs."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue())
 
 
 def read_csv(path: Path, group: str) -> tuple[bool, Episodes]:

@@ -58,7 +58,7 @@ def read_group(name: str, items: Sequence[str]) -> list[SeedRun]:
     """
     runs: list[SeedRun] = []
     held_out: Episodes = {}
-    for path in (path for item in items for path in _expand(item)):
+    for path in (path for item in items for path in expand(item)):
         if path.suffix != ".csv":
             runs += [read_run(folder) for folder in _run_folders(path)]
             continue
@@ -182,7 +182,8 @@ def differing(runs: Sequence[SeedRun]) -> dict[str, list[Any]]:
     return {n: v for n, v in values.items() if len(v) > 1}
 
 
-def _expand(item: str) -> list[Path]:
+def expand(item: str) -> list[Path]:
+    """The paths that a word or pattern names. Raises UserError where none fits a pattern."""
     if Path(item).exists() or not glob.has_magic(item):
         return [Path(item)]
     found = sorted(glob.glob(item))

@@ -129,6 +129,17 @@ def put(tree: Any, mesh: Mesh | None, axes: Any = 0) -> Any:
     return _by_axis(lambda axis, x: jax.device_put(x, sharding(mesh, axis)), axes, tree)
 
 
+def placed(tree: Any, mesh: Mesh | None, axes: Any = 0) -> Any:
+    """Shapes that also say where `put` would lay such arrays."""
+    if mesh is None:
+        return tree
+
+    def place(axis, x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding(mesh, axis))
+
+    return _by_axis(place, axes, tree)
+
+
 def sharding(mesh: Mesh, axis: int | None) -> NamedSharding:
     """Of arrays with S at `axis`; None: a copy on each device."""
     return NamedSharding(mesh, _spec(axis))

@@ -14,7 +14,7 @@ import numpy as np
 from dreamer_jax import replay
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.config import RunConfig
-from dreamer_jax.training.devices import put, spread
+from dreamer_jax.training.devices import placed, put, spread
 from dreamer_jax.training.learner import empty_replay, record_spec
 from dreamer_jax.training.rules import episode_rules
 from dreamer_jax.types import Agent, Spec
@@ -41,6 +41,7 @@ def save_run(run: Run) -> None:
         "scenes": None if run.scenes is None else run.scenes.digest,
         "filled": filled,
         "seeds": run.seeds,
+        "stopped": np.flatnonzero(~run.known_healthy),  # learners, by their number in the run
         "rules": episode_rules(run.config),
         "collector": run.collector.get_state(),
         "drivers": [driver.get_state() for driver in run.drivers],
@@ -50,7 +51,11 @@ def save_run(run: Run) -> None:
 
 def load_run(run: Run, before: RunConfig | None) -> list[str]:
     """See `Run.load`."""
-    template = partial(checkpoint_template, run.agent, run.spec, run.config)
+    axes = {"agent": run.agent.axes, "replay": 0, "carry": 0, "healthy": 0}
+
+    def template(host):  # each learner's part straight to its device: one may not hold all
+        return placed(checkpoint_template(run.agent, run.spec, run.config, host), run.mesh, axes)
+
     restored = run.checkpoints.restore(template)
     host, arrays = restored.host, restored.arrays
     if run.scenes is not None and host["scenes"] != run.scenes.digest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 
@@ -30,8 +31,9 @@ class StopRequest:
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.requested, self.code = True, 128 + number
-        print(
-            "\nstopping: this cycle is finished and saved first (Ctrl-C again leaves at once)",
-            file=sys.stderr,
-            flush=True,
-        )
+        with contextlib.suppress(OSError, RuntimeError, ValueError):  # Ctrl-C ended `tee` too
+            print(
+                "\nstopping: this cycle is finished and saved first (Ctrl-C again leaves at once)",
+                file=sys.stderr,
+                flush=True,
+            )

@@ -94,8 +94,14 @@ def test_differences_are_paired(tmp_path):
         own = {"first_track": 10, "lap_rate": 0.4}
         return {s: own | {"returns": list(tracks + 50 * s + shift)} for s in (0, 1)}
 
-    write(tmp_path, {WHOLE: driven(0), "a": driven(-7)}, {WHOLE: "", "a": "--agent.a 0"})
+    options, lame = {WHOLE: "", "a": "--agent.a 0"}, driven(-7)
+    lame[1] |= {"stopped": True}
+    write(tmp_path, {WHOLE: driven(0), "a": lame}, options)
     text = (tmp_path / "ablations.md").read_text()
+    assert "| a (stopped, loss not finite: seed 1) |" in text
+    write(tmp_path, {WHOLE: driven(0), "a": driven(-7)}, options)
+    text = (tmp_path / "ablations.md").read_text()
+    assert "stopped" not in text
     assert "| -7.0 (-7.0 .. -7.0) | 40% |" in text and "2 seeds and held-out tracks" in text
     # Seeds lie 50 apart, a variance of 1250; with 2 degrees of freedom t is 4.303.
     assert "scatter by 35.4 (" in text and "where 152.1 or more" in text

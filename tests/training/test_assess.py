@@ -42,6 +42,23 @@ def test_how_the_agent_acts_is_said(calm, tmp_path, monkeypatch):
     assert kept["calm"] is calm and modes == ["calm" if calm else "eval"]
 
 
+def test_a_learner_that_stopped_is_marked(tmp_path, monkeypatch):
+    def evaluate(*args):
+        one = np.ones((2, 1))
+        return Played(one, one > 0, one, one, np.zeros((0, 1, 1, 3), np.uint8))
+
+    monkeypatch.setattr(assess, "evaluate", evaluate)
+    monkeypatch.setattr(assess, "make_learner", lambda *args: None)
+    agent = SimpleNamespace(carry=None)
+    loaded = assess.Loaded(agent, spec=None, state=None, step=9, seeds=[3, 4], stopped=[1])
+    monkeypatch.setattr(assess, "load_agent", lambda *args: loaded)
+    with RunFolder.create(tmp_path / "run", "x") as folder:
+        folder.save_config(to_dict(replace(DEBUG, arm="baseline", seeds="3:5")))
+    assess.assess_run(tmp_path / "run", assess.EvaluateConfig(episodes=1))
+    kept = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert "stopped" not in kept["3"] and kept["4"]["stopped"] is True
+
+
 def test_the_tracks_asked_for_are_played(tmp_path, monkeypatch):
     """By learners with keys of their own."""
     given = []
@@ -55,7 +72,7 @@ def test_the_tracks_asked_for_are_played(tmp_path, monkeypatch):
     loaded = assess.Loaded(agent, spec=None, state=None, step=9, seeds=[3, 5])
     monkeypatch.setattr(assess, "load_agent", lambda *args: loaded)
     options = assess.EvaluateConfig(episodes=7, first_track=40)
-    assert assess.play(tmp_path, DEBUG, options) == (None, 9)
+    assert assess.play(tmp_path, DEBUG, options) == (None, loaded)
     ((keys, tracks_and_mode),) = given
     assert tracks_and_mode == (7, 40, "eval")
     assert len(keys) == 2 and (keys[0] != keys[1]).any()
@@ -98,7 +115,7 @@ def test_an_average_of_none_is_refused(tmp_path):
         assess.assess_run(tmp_path, assess.EvaluateConfig(average=0))
 
 
-def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch):
+def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch, capsys):
     """Of those kept, up to the one asked for, and of those the ones that were due."""
     checkpoints = Checkpointer(tmp_path / "checkpoints", keep=4)
     for cycle in (1, 2, 3, 4):
@@ -125,7 +142,12 @@ def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch):
         weights(average=4, checkpoint=3)
     every_other = replace(DEBUG, checkpoint_every=2)  # 1 and 3 came of stops
     loaded = assess.load_agent(tmp_path, every_other, assess.EvaluateConfig(average=2))
-    assert float(loaded.state["w"][0]) == (100.0 + 10_000.0) / 2
+    assert float(loaded.state["w"][0]) == (100.0 + 10_000.0) / 2 and not loaded.stopped
+    told = {"seeds": [3], "stopped": [0]}
+    checkpoints.save(5, {"agent": {"w": jnp.ones(2)}}, told)
+    monkeypatch.setattr(assess, "checkpoint_template", lambda *_: template)
+    assert assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig()).stopped == [0]
+    assert "warning: seed 0 stopped when its loss" in capsys.readouterr().out
 
 
 def test_an_environment_that_cannot_be_made_is_the_users_to_mend(tmp_path, monkeypatch):
@@ -155,7 +177,8 @@ def test_stock_rules_replace_the_stricter_ones_alone(stock, tmp_path, monkeypatc
     def play(path, config, options):
         seen.append(config)
         none, two = np.zeros((1, 2)), np.array([[5.0, 7.0]])
-        return Played(two, none > 0, none, none, np.zeros((0, 1, 1, 3), np.uint8)), 9
+        played = Played(two, none > 0, none, none, np.zeros((0, 1, 1, 3), np.uint8))
+        return played, assess.Loaded(None, spec=None, state=None, step=9, seeds=[3])
 
     monkeypatch.setattr(assess, "play", play)
     with RunFolder.create(tmp_path / "run", "x") as folder:

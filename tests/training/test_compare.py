@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from dreamer_jax.training.compare import compare, parse_seeds
+from dreamer_jax.training.comparison_csv import write_csv
 from envs import RACE
 
 
@@ -89,6 +90,30 @@ def test_the_same_runs_give_the_same_files_and_so_do_the_curves_kept(
     assert compare(again, tmp_path) == 0
     for name in ("table.csv", "curves.csv", "held_out.csv"):
         assert (outs[0] / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_what_is_kept_is_not_replaced_by_a_part_of_it(undrawn, two_arms, tmp_path, capsys):
+    """`curves.csv` may be all that is left of its runs."""
+    out = tmp_path / "out"
+    assert compare([*two_arms, "--out", str(out)], tmp_path) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    for given in (f"ddim={out}/curves.csv", f"ddim={out}/c*.csv,{out}/held_out.csv"):
+        assert compare([given, "--out", str(out)], tmp_path) == 2
+        assert "curves.csv, which is read and would be replaced" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_table_is_written_whole_or_not_at_all(tmp_path):
+    def rows():
+        yield 1, 2
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "a.csv").write_text("all there is")
+    with pytest.raises(OSError, match="No space"):
+        write_csv(tmp_path / "a.csv", ("x", "y"), rows())
+    assert (tmp_path / "a.csv").read_text() == "all there is"
+    write_csv(tmp_path / "a.csv", ("x", "y"), [(1, None)])
+    assert (tmp_path / "a.csv").read_bytes() == b"x,y\n1,\n"
 
 
 def test_warnings_stand_in_the_report_too(undrawn, tmp_path, capsys):

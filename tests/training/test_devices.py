@@ -20,6 +20,12 @@ def test_every_device_holds_one_learner(updated):
     assert set(updated["devices"]) == {8} and set(updated["shard"]) == {1}
 
 
+def test_a_checkpoint_goes_straight_back_to_the_devices_it_came_from(updated):
+    """One of them may not hold it all."""
+    assert set(updated["restored_devices"]) == {8} and set(updated["restored_shard"]) == {1}
+    assert updated["restored_same"]
+
+
 @pytest.mark.parametrize("way", ["spread", "together"])
 def test_a_learner_is_as_alone_bit_for_bit(updated, way):
     assert len(set(updated[way][1, 0])) == 8  # eight different learners

@@ -17,7 +17,7 @@ class Kept:
     """The last checkpoint, its host part as JSON."""
 
     def save(self, step, arrays, host):
-        self.arrays, self.host = arrays, json.loads(json.dumps(host))
+        self.arrays, self.host = arrays, json.loads(json.dumps(host, default=np.ndarray.tolist))
 
     def restore(self, template):
         return SimpleNamespace(arrays=self.arrays, host=self.host, warnings=["one was torn"])
@@ -50,10 +50,11 @@ def test_a_run_goes_on_with_what_was_saved():
     ring = ReplayState({"x": records}, jnp.array([[3], [2]]), jnp.array([[3], [2]]))
     saved = {"cycle": 4, "updates": 9, "refreshes": 11, "ring": ring}
     saved |= {"state": jnp.array([1.0, 2.0]), "carry": jnp.array([[3.0], [4.0]])}
-    saved["healthy"] = jnp.array([False, True])
+    saved |= {"healthy": jnp.array([False, True]), "known_healthy": np.array([False, True])}
     checkpoints = Kept()
     save_run(stand_in(checkpoints, **saved))
     assert checkpoints.arrays["replay"].data["x"].shape == (2, 1, 3)
+    assert checkpoints.host["stopped"] == [0]
     run = stand_in(checkpoints)
     assert load_run(run, None) == ["one was torn"]
     assert (run.cycle, run.updates, run.refreshes) == (4, 9, 11)
