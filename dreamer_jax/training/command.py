@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import re
+import select
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -58,13 +59,12 @@ def guarded(main: Callable[[], int]) -> int:
 def _nobody_reads() -> bool:
     """Whether what is printed goes nowhere, as after `--help | head`; then to /dev/null, so that
     the interpreter's last flush is no error either."""
-    closed = []
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except BrokenPipeError:
-            closed.append(stream)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    streams = select.poll()
+    for number in (1, 2):
+        streams.register(number, 0)  # errors are told unasked
+    closed = [number for number, event in streams.poll(0) if event & select.POLLERR]
+    for number in closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     return bool(closed)
 
 
