@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from ddim_jax import config as settings
 from ddim_jax import train
@@ -33,6 +32,7 @@ from dreamer_jax.training.figures import grid
 from dreamer_jax.training.logging import RunLogger
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.signals import StopRequest
+from dreamer_jax.training.terminal import progress_bar, say_above
 
 FRAMES_NAME, WEIGHTS_NAME = "frames.npz", "weights.npz"
 SHOWN = 64  # pictures of a grid
@@ -157,7 +157,7 @@ class Pretraining:
             done = int(state.step)
             # -1: what was logged before a first checkpoint is done again too
             self.logger = RunLogger(self.folder.path, done or -1)
-            self.bar = tqdm(total=config.steps, initial=done, unit="step", smoothing=0.05)
+            self.bar = progress_bar(total=config.steps, initial=done, unit="step", smoothing=0.05)
             try:
                 state = self._loop(state, done, stop)
             finally:
@@ -186,7 +186,7 @@ class Pretraining:
     def _collect(self, driver: Any, held: np.ndarray | None, stop: StopRequest) -> Sets:
         """As `_frames`; `held` are the training frames if they are there already."""
         config = self.config
-        with tqdm(total=config.frames + config.test_frames, unit="frame") as bar:
+        with progress_bar(total=config.frames + config.test_frames, unit="frame") as bar:
 
             def more(number: int, test: bool) -> np.ndarray | None:
                 base = bar.n
@@ -276,7 +276,7 @@ class Pretraining:
         )
         distance = frechet_distance(self.test_features, features(self.net, made))
         self.logger.scalars(step, {f"ddim/frechet_{self.net.name}": distance})
-        self.bar.write(f"step {step}: {score_name(self.net)} {distance:.3f}")
+        say_above(self.bar, f"step {step}: {score_name(self.net)} {distance:.3f}")
 
     def _judge(self, state: train.DDIMState) -> None:
         """The table of the finished model: quality.json and a few lines."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
 
 import numpy as np
-from tqdm import tqdm
 
 from dreamer_jax.agents.pictures import CONTEXT
 from dreamer_jax.training import figures as draw
@@ -19,33 +15,7 @@ from dreamer_jax.training.collect import Collected, Episode
 from dreamer_jax.training.evaluate import Played
 from dreamer_jax.training.logging import METRICS_NAME, RunLogger, mp4
 from dreamer_jax.training.members import Member
-
-
-class Terminal:
-    """A stream that may be closed at its other end, as Ctrl-C does to `| tee log`: what can no
-    longer be written is dropped, and the training goes on to its checkpoint."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """See `TextIO.write`."""
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """See `TextIO.flush`."""
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def __eq__(self, other: object) -> bool:  # by which tqdm clears its bar for a line above
-        return self._stream == getattr(other, "_stream", other)
-
-    __hash__ = object.__hash__
+from dreamer_jax.training.terminal import progress_bar, say_above
 
 
 class Display:
@@ -72,13 +42,8 @@ class Display:
             for path, r in zip(self.folders, resumed, strict=True)
         ]
         self.aggregates = aggregates(folder, members, self.folders, resume_frames) if many else []
-        self.bar = tqdm(
-            total=cycles,
-            initial=start,
-            unit="cycle",
-            disable=quiet,
-            smoothing=0.1,
-            file=Terminal(sys.stderr),
+        self.bar = progress_bar(
+            total=cycles, initial=start, unit="cycle", disable=quiet, smoothing=0.1
         )
         self.counts = [
             sum(1 for _ in _curve(path)) if resume_frames is not None else 0
@@ -197,7 +162,7 @@ class Display:
     def say(self, text: str) -> None:
         """A line above the progress bar."""
         if not self.bar.disable:
-            self.bar.write(text, file=Terminal(sys.stdout))
+            say_above(self.bar, text)
 
     def finish(self, task: str, name: str) -> None:
         """The return curve of each learner, and over several of them, as return.png."""
