@@ -150,23 +150,26 @@ def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch, capsys):
     assert "warning: seed 0 stopped when its loss" in capsys.readouterr().out
 
 
-def test_an_environment_that_cannot_be_made_is_the_users_to_mend(tmp_path, monkeypatch):
-    """As where an extra is not installed."""
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ValueError("ALE/Pong-v5: no such package; install it: pip install -e '.[atari]'"),
+            r"install it: pip install -e '\.\[atari\]'",
+        ),
+        (FileNotFoundError("no map.txt"), r"cannot be made: FileNotFoundError: no map\.txt"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_the_users_to_mend(
+    error, said, tmp_path, monkeypatch
+):
+    """As where an extra is not installed, or an own environment finds no file."""
 
     def make_env(config):
-        raise ValueError("ALE/Pong-v5: no such package; install it: pip install -e '.[atari]'")
+        raise error
 
     monkeypatch.setattr(assess, "make_env", make_env)
-    with pytest.raises(UserError, match=r"install it: pip install -e '\.\[atari\]'"):
-        assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig())
-
-
-def test_whatever_a_users_environment_raises_is_one_line(tmp_path, monkeypatch):
-    def make_env(config):
-        raise FileNotFoundError("no map.txt")
-
-    monkeypatch.setattr(assess, "make_env", make_env)
-    with pytest.raises(UserError, match=r"cannot be made: FileNotFoundError: no map\.txt"):
+    with pytest.raises(UserError, match=said):
         assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig())
 
 
