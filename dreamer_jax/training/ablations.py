@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +14,19 @@ import tyro
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.ablation_figure import ablation_figure
-from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average, check_tracks
+from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average
 from dreamer_jax.training.command import guarded
 from dreamer_jax.training.comparison_csv import HELD_OUT_COLUMNS, write_csv
 from dreamer_jax.training.comparison_data import read_evaluation
-from dreamer_jax.training.members import parse_seeds
+from dreamer_jax.training.members import parse_seeds, seeds_in_name
+from dreamer_jax.training.rules import check_tracks
 from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
 from dreamer_jax.training.stage import Stage, Task
-from dreamer_jax.training.stages import check_kept, train_stages
-from dreamer_jax.training.statistics import crossed_interval, least_difference
+from dreamer_jax.training.stages import check_kept, need_own, train_stages
+from dreamer_jax.training.statistics import crossed_interval, least_difference, with_interval
 
 WHOLE = "nothing"  # is left out
+FAILURES = (2, 3)  # exit statuses of a training, see `guarded`; others are of a stop
 
 Run = Callable[[Sequence[str]], int]
 
@@ -39,8 +42,8 @@ class AblationConfig:
     seeds: str = "0"
     """Learners of each run, in one program: 0:3 for 0 to 2."""
     out: Path | None = None
-    """Folder of the runs, one for each part, and of the table (default: runs/ablations-TASK); the
-    same command goes on there."""
+    """Folder of the runs, one for each part, and of the table (default:
+    runs/ablations-TASK-seedsSEEDS); the same command goes on there."""
     episodes: int = 100
     """Held-out tracks or episodes, the same for each run."""
     first_track: int = 0
@@ -66,19 +69,28 @@ def _ablate(argv: Sequence[str], tasks: Mapping[str, Task], run: Run | None) -> 
         raise UserError(f"--task {options.task} is unknown; use one of {', '.join(tasks)}")
     task = tasks[options.task]
     plan = _plan(options, task)
-    out = options.out or Path(f"runs/ablations-{options.task}")
+    out = options.out or Path(f"runs/ablations-{options.task}-seeds{seeds_in_name(options.seeds)}")
     everything = {WHOLE: "", **task.without}
     # Rows that an earlier command has made stay in the table.
     done = {part: _driven(_folder(out, part, options.seeds), options, task) for part in everything}
+    failed: dict[str, int] = {}
     for part, stage in plan.items():
         print(f"without {part}:", flush=True)
         folder = _folder(out, part, options.seeds)
-        if code := train_stages(folder, options.seeds, (stage,), run):
-            return code
-        done[part] = done[part] or _drive(folder, options)
+        if done[part]:  # its checkpoints may have been removed since
+            need_own(folder, options.seeds, (stage,))
+        elif code := train_stages(folder, options.seeds, (stage,), run):
+            if code not in FAILURES or part == WHOLE:
+                return code
+            failed[part] = code
+            continue
+        else:
+            done[part] = _drive(folder, options)
         write(out, {name: x for name, x in done.items() if x}, everything)
     print(f"table in {out / 'ablations.md'}")
-    return 0
+    for part in failed:
+        print(f"error: without {part} nothing was trained to the end, see above", file=sys.stderr)
+    return max(failed.values(), default=0)
 
 
 def _plan(options: AblationConfig, task: Task) -> dict[str, Stage]:
@@ -101,7 +113,7 @@ def _plan(options: AblationConfig, task: Task) -> dict[str, Stage]:
 
 def _folder(out: Path, part: str, seeds: str) -> Path:
     words = re.sub(r"[^A-Za-z0-9]+", "-", part)
-    return out / f"{words}-seeds{seeds.replace(':', '-').replace(',', '_')}"
+    return out / f"{words}-seeds{seeds_in_name(seeds)}"
 
 
 def _wanted(options: AblationConfig) -> dict[str, Any]:
@@ -169,5 +181,5 @@ def _stopped(seeds: Mapping[int, Any]) -> str:
 
 
 def _cell(values: np.ndarray, sign: str = "") -> str:
-    low, high = crossed_interval(values)
-    return f"{values.mean():{sign}.1f} ({low:.1f} .. {high:.1f})"
+    interval = crossed_interval(values) if values.size > 1 else (None, None)
+    return with_interval(values.mean(), *interval, ".1f", sign)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import THRESHOLD, WINDOW, SeedRun, compare_groups
 from dreamer_jax.training.comparison_figure import comparison_figure
-from dreamer_jax.training.figures import read_episode_curve
+from dreamer_jax.training.figures import read_episode_curve, task_name
 from dreamer_jax.training.logging import METRICS_NAME, RunLogger
 from dreamer_jax.training.members import Member
 from dreamer_jax.training.statistics import bootstrap_interval, interquartile_mean
+from envs import RACE
 
 AGGREGATE_NAME = "aggregate"
 
@@ -94,25 +96,35 @@ class Aggregate:
     def _step(self, frames: np.ndarray) -> int:
         return int(frames[list(self.members)].mean())
 
-    def runs(self) -> list[SeedRun]:
-        """The curves of its learners, as far as they have any."""
-        curves = [read_episode_curve(path / METRICS_NAME) for path in self.members.values()]
-        return [
-            SeedRun(seed, *curve, source=str(path))
-            for seed, curve, path in zip(self.seeds, curves, self.members.values(), strict=True)
-            if len(curve[0])
+    def runs(self, healthy: np.ndarray) -> list[SeedRun]:
+        """The curves of its healthy learners, as far as they have any; healthy [S]."""
+        own = [
+            (seed, path)
+            for seed, (i, path) in zip(self.seeds, self.members.items(), strict=True)
+            if healthy[i]
         ]
+        runs = [
+            SeedRun(seed, *read_episode_curve(path / METRICS_NAME), source=str(path))
+            for seed, path in own
+        ]
+        return [run for run in runs if len(run.frames)]
 
 
 def draw_all(
     folder: Path,
     parts: Sequence[Aggregate],
     name: str,
-    threshold: float = THRESHOLD,
-    task: str = "CarRacing-v3",
+    task: str,
+    healthy: np.ndarray,
 ) -> None:
-    """<run>/return.png: a line per seed, interquartile mean and band of each setting."""
-    groups = {part.setting or name: part.runs() for part in parts}
+    """<run>/return.png: a line per healthy [S] learner, interquartile mean and band of each
+    setting."""
+    groups = {part.setting or name: part.runs(healthy) for part in parts}
+    groups = {setting: runs for setting, runs in groups.items() if runs}
+    if not groups:
+        print("no figure over all learners: none of them has finished an episode")
+        return
+    threshold = THRESHOLD if task == task_name(RACE) else math.inf  # of other returns none is known
     try:
         comparison_figure(folder / "return.png", compare_groups(groups, threshold), task)
     except (UserError, ValueError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,12 +23,12 @@ from dreamer_jax.training.environments import STOCK_ENDS, make_env, spec_of
 from dreamer_jax.training.evaluate import Played, evaluate
 from dreamer_jax.training.learner import make_learner
 from dreamer_jax.training.logging import mp4
+from dreamer_jax.training.rules import check_tracks
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.saving import checkpoint_template
 from dreamer_jax.training.statistics import summarise
 from dreamer_jax.types import Agent, Spec
 from envs import RACE
-from envs.make import HELD_OUT
 from envs.vector import EnvironmentDied
 
 EPISODES = ("returns", "progress", "frames")  # that evaluation.json has of every episode
@@ -53,15 +53,15 @@ class EvaluateConfig:
     """Race by the stock rules a run that was trained by stricter ones (--env.off-road-ends,
     --env.backwards-ends)."""
     calm: bool = False
-    """Most probable actions in sampled latents, as DreamerV1 and V2 always are evaluated
-    (DreamerV3 else samples both)."""
+    """DreamerV3: most probable actions in sampled latents (it else samples both; the other agents
+    are evaluated alike with and without)."""
     run: tyro.conf.Positional[Path | None] = None
     """Run folder."""
 
 
 def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]:
     """Play, print, write evaluation.json and videos/evaluation.mp4; returns results by setting and
-    seed.
+    seed. An evaluation made before in another way stays, under a name that tells it.
 
     Raises:
       UserError: no run or checkpoint in `path`, or impossible options.
@@ -85,6 +85,7 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
             print(table(member.label, summary, laps=config.env.id == RACE))
         for setting, own in results.items():  # beside the setting's runs
             path = folder.path / setting / "evaluation.json"
+            _keep_former(path, own)
             write_atomic(path, json.dumps(own, indent=1))
         video = folder.path / "videos" / "evaluation.mp4"
         if len(played.video):
@@ -98,15 +99,25 @@ def video_fps(config: RunConfig) -> float:
     return FRAMES_PER_SECOND / config.env.action_repeat
 
 
-def check_tracks(name: str, number: int, first: int) -> None:
-    """Raises UserError unless the option `name` and --first-track give held-out episodes."""
-    if number < 1:
-        raise UserError(f"--{name}={number} cannot be: use 1 or more")
-    if not 0 <= first <= HELD_OUT - number:
-        raise UserError(
-            f"--first-track={first} cannot be: the tracks must lie in 0 .. {HELD_OUT - 1}, which "
-            "training never uses"
-        )
+def _keep_former(path: Path, own: Mapping[str, Any]) -> None:
+    """Rename what would be replaced by an evaluation made in another way."""
+    try:
+        former = _way(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, AttributeError, StopIteration):  # none, or damaged
+        return
+    if former != _way(own):
+        path.rename(path.with_name(former))
+        print(f"the evaluation before this one is kept as {former}")
+
+
+def _way(results: Mapping[str, Any]) -> str:
+    """The name of a file for such results."""
+    one = next(iter(results.values()))
+    first, last = one["first_track"], one["first_track"] + len(one["returns"]) - 1
+    words = ["evaluation", f"cycle{one['cycle']}", f"tracks{first}-{last}"]
+    words += [name for name in ("stock", "calm") if one[name]]
+    words += [f"average{one['average']}"] if one["average"] > 1 else []
+    return "-".join(words) + ".json"
 
 
 def check_average(number: int) -> None:
@@ -228,11 +239,14 @@ def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played
 
 def table(label: str, s: dict[str, float | int], laps: bool) -> str:
     """The summary as a user reads it, with the share of `laps` completed where there are any."""
-    lines = (
-        f"{label}, {s['episodes']} held-out episodes, no noise added to actions\n"
-        f"  mean {s['mean']:.1f}  std {s['std']:.1f}  min {s['min']:.1f}  max {s['max']:.1f}\n"
-        f"  95% interval of the mean {s['mean_low']:.1f} .. {s['mean_high']:.1f}\n"
-        f"  interquartile mean {s['iqm']:.1f}, 95% interval {s['iqm_low']:.1f} .. "
-        f"{s['iqm_high']:.1f}"
-    )
+    if s["episodes"] == 1:
+        lines = f"{label}, 1 held-out episode, no noise added to actions\n  return {s['mean']:.1f}"
+    else:
+        lines = (
+            f"{label}, {s['episodes']} held-out episodes, no noise added to actions\n"
+            f"  mean {s['mean']:.1f}  std {s['std']:.1f}  min {s['min']:.1f}  max {s['max']:.1f}\n"
+            f"  95% interval of the mean {s['mean_low']:.1f} .. {s['mean_high']:.1f}\n"
+            f"  interquartile mean {s['iqm']:.1f}, 95% interval {s['iqm_low']:.1f} .. "
+            f"{s['iqm_high']:.1f}"
+        )
     return lines + (f"\n  laps completed {s['lap_rate']:.0%}" if laps else "")

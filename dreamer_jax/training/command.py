@@ -21,6 +21,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training import disk, hosts, train_ratio
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.assess import EvaluateConfig, assess_run, video_fps
+from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.compilation import enable_cache
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
 from dreamer_jax.training.contest import ContestConfig, run_contest
@@ -28,8 +29,9 @@ from dreamer_jax.training.display import Display
 from dreamer_jax.training.figures import task_name
 from dreamer_jax.training.loop import Run, Scenes
 from dreamer_jax.training.presets import FAMILY, choose, for_env
-from dreamer_jax.training.rules import CHANGEABLE
+from dreamer_jax.training.rules import CHANGEABLE, MOST_CARS
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
+from dreamer_jax.training.saving import need_beginning
 from dreamer_jax.training.signals import StopRequest
 from envs import RACE
 from envs.vector import EnvironmentDied
@@ -197,7 +199,9 @@ def parse(arguments: Sequence[str], preset: RunConfig) -> RunConfig:
         prog=f"{script} {'[--env ID] ' if script == 'train.py' else ''}[--agent NAME] "
         "[--preset NAME] [--resume DIR] [--hosts HOSTS] [--train-ratio RECORDS]",
         description="Train a world-model agent. Defaults shown are those of the agent's preset. "
-        "--preset: debug, laptop, paper or another of the agent's. "
+        f"--agent: {', '.join(FAMILY)}. --preset: debug, laptop, paper or another of the agent's. "
+        "--env, of train.py: a Gymnasium id. --cars, of multi_car_racing.py: 2, or up to "
+        f"{MOST_CARS}. --resume: go on with the run in this folder. --hosts: see README. "
         "--train-ratio: records replayed for each decision, in place of --updates.",
         args=arguments,
         default=preset,
@@ -272,6 +276,8 @@ def _need_unchanged(name: str, value: Any) -> None:
 
 def resume(path: Path, find_scenes: FindScenes, arguments: Sequence[str] = ()) -> int:
     """Continue the run in `path` with the settings it holds, see `with_changes`."""
+    if not Checkpointer(Path(path) / "checkpoints").steps():
+        need_beginning(Path(path))  # before the folder is locked, which leaves a file there
     with RunFolder.open(path) as folder:
         before = check(from_dict(folder.load_config()))
         config = with_changes(before, arguments)
@@ -345,7 +351,7 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
             f"Nothing is lost up to cycle {done}: --resume {run.folder.path} goes on from there.",
         ) from error
     name = run.config.arm if run.config.algorithm == "dlc_v1" else run.config.algorithm
-    display.finish(task_name(run.config.env.id), name)
+    display.finish(task_name(run.config.env.id), name, run.known_healthy)
     if stop.requested:
         print(f"saved after cycle {run.cycle}; go on with --resume {run.folder.path}")
         return stop.code

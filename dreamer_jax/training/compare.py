@@ -14,7 +14,7 @@ import tyro
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import THRESHOLD, SeedRun, compare_groups
-from dreamer_jax.training.comparison_csv import write_curves, write_held_out
+from dreamer_jax.training.comparison_csv import names_and_seeds, write_curves, write_held_out
 from dreamer_jax.training.comparison_data import (
     expand,
     parse_groups,
@@ -28,12 +28,12 @@ from dreamer_jax.training.comparison_jobs import Job, Plan, keep_plan, run_all
 from dreamer_jax.training.comparison_report import markdown, write_table
 from dreamer_jax.training.figures import task_name
 from dreamer_jax.training.members import parse_seeds
+from dreamer_jax.training.rules import check_tracks
 from dreamer_jax.training.run_folder import write_atomic
 from dreamer_jax.training.signals import StopRequest
 from envs import RACE
-from envs.make import HELD_OUT
 
-FIGURE_NAME = "comparison.png"
+FIGURE_NAME, CURVES_NAME = "comparison.png", "curves.csv"
 RESERVED = ("--arm", "--seed", "--seeds", "--sweep", "--out", "--resume", "--preset")
 HIGHEST_RETURN = 1000.0  # all tiles of a track together
 
@@ -43,7 +43,8 @@ class CompareConfig:
     """What to compare, and where the results go."""
 
     out: Path
-    """Folder for comparison.png, comparison.md, table.csv and curves.csv (and for runs)."""
+    """Folder for comparison.png, comparison.md, table.csv, curves.csv and, of runs that evaluate.py
+    has driven, held_out.csv (and for runs)."""
     groups: tyro.conf.Positional[tuple[str, ...]] = ()
     """Finished runs: NAME=FOLDER,FOLDER,... (also folders of seed_K, patterns, curves.csv)."""
     seeds: str | None = None
@@ -92,7 +93,9 @@ def _compare(argv: list[str], scripts: Path) -> int:
         places = parse_groups(config.groups)
         _spare_what_is_read(config.out, [place for each in places.values() for place in each])
         groups = {name: read_group(name, own) for name, own in places.items()}
-        _check_threshold(config.threshold, task_of(groups))
+        _spare_what_is_kept(config.out, groups)
+        if any(run.settings for runs in groups.values() for run in runs):  # else: of any task
+            _check_threshold(config.threshold, task_of(groups))
         write_comparison(config, groups, [_command(argv)], warnings_about(groups))
         return 0
     _check_threshold(config.threshold, task_name(RACE))
@@ -154,14 +157,9 @@ def _check(config: CompareConfig, extra: Sequence[str]) -> None:
                 f"{name} after -- cannot be: each run is one seed of one arm (--seeds, --arms, "
                 "--out and --preset stand before the --)"
             )
-    for name in ("jobs", "episodes"):
-        if (value := getattr(config, name)) < 1:
-            raise UserError(f"--{name}={value} cannot be: use 1 or more")
-    if not 0 <= config.first_track <= HELD_OUT - config.episodes:
-        raise UserError(
-            f"--first-track={config.first_track} cannot be: the {config.episodes} tracks must lie "
-            f"in 0 .. {HELD_OUT - 1}, which training never uses"
-        )
+    if config.jobs < 1:
+        raise UserError(f"--jobs={config.jobs} cannot be: use 1 or more")
+    check_tracks("episodes", config.episodes, config.first_track)
     if not math.isfinite(config.threshold):
         raise UserError(f"--threshold={config.threshold:g} cannot be: use a number")
 
@@ -175,6 +173,18 @@ def _spare_what_is_read(out: Path, places: Sequence[str]) -> None:
                 f"--out={out} holds {place}, which is read and would be replaced; "
                 "choose another folder"
             )
+
+
+def _spare_what_is_kept(out: Path, groups: Mapping[str, Sequence[SeedRun]]) -> None:
+    """Raises UserError where `out` holds curves of another comparison."""
+    path = out / CURVES_NAME
+    kept = names_and_seeds(path) if path.exists() else set()
+    if lost := kept - {(name, run.seed) for name, runs in groups.items() for run in runs}:
+        group, seed = min(lost)
+        raise UserError(
+            f"--out={out} holds another comparison, and the curves of {group} seed {seed} in it "
+            "would be lost; choose another folder"
+        )
 
 
 def _check_threshold(threshold: float, task: str) -> None:
@@ -207,7 +217,7 @@ def write_comparison(
     out = config.out
     try:
         out.mkdir(parents=True, exist_ok=True)
-        write_curves(out / "curves.csv", groups)
+        write_curves(out / CURVES_NAME, groups)
         write_held_out(out / "held_out.csv", groups)
         write_table(out / "table.csv", comparison)
         comparison_figure(out / FIGURE_NAME, comparison, task_of(groups))

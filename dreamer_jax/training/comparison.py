@@ -46,6 +46,7 @@ class SeedRun:
     held_out: np.ndarray | None = None  # [K]
     driven: dict[str, Any] | None = None  # how these were: rules, actions, weights
     early: bool = False  # whether the run was trained on after its held-out episodes
+    stopped: bool = False  # whether its loss ceased to be finite before the end
     finished: bool | None = None  # None: not known
     settings: dict[str, Any] | None = field(default=None, repr=False)  # flat; None: not known
     source: str = ""

@@ -71,17 +71,7 @@ def read_csv(path: Path, group: str) -> tuple[bool, Episodes]:
     Raises:
       UserError: not such a file, no such group, or a damaged line.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = tuple(reader.fieldnames or ()), list(enumerate(reader, 2))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path} ({error}); give a curves.csv of compare.py") from error
-    if columns not in (CURVE_COLUMNS, HELD_OUT_COLUMNS):
-        raise UserError(
-            f"{path} was not written by compare.py: its columns are {', '.join(columns)}, not "
-            f"{', '.join(CURVE_COLUMNS)}"
-        )
+    columns, rows = _rows(path)
     names = list(dict.fromkeys(row["group"] for _, row in rows))
     if group not in names and len(names) != 1:
         raise UserError(
@@ -100,6 +90,28 @@ def read_csv(path: Path, group: str) -> tuple[bool, Episodes]:
         seed: (np.array([at for at, _ in pairs]), np.array([value for _, value in pairs]))
         for seed, pairs in sorted(episodes.items())
     }
+
+
+def names_and_seeds(path: Path) -> set[tuple[str, int]]:
+    """(group, seed) of every line. Raises UserError as `read_csv`."""
+    rows = _rows(path)[1]
+    return {(row["group"], _whole(path, line, "seed", row["seed"])) for line, row in rows}
+
+
+def _rows(path: Path) -> tuple[tuple[str, ...], list[tuple[int, dict[str, Any]]]]:
+    """The columns, and each line with its number."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            columns, rows = tuple(reader.fieldnames or ()), list(enumerate(reader, 2))
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path} ({error}); give a curves.csv of compare.py") from error
+    if columns not in (CURVE_COLUMNS, HELD_OUT_COLUMNS):
+        raise UserError(
+            f"{path} was not written by compare.py: its columns are {', '.join(columns)}, not "
+            f"{', '.join(CURVE_COLUMNS)}"
+        )
+    return columns, rows
 
 
 def _number(path: Path, line: int, column: str, text: str | None) -> float:

@@ -16,7 +16,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import SeedRun
 from dreamer_jax.training.comparison_csv import Episodes, read_csv
 from dreamer_jax.training.figures import read_episode_curve, task_name
-from dreamer_jax.training.logging import METRICS_NAME, read_metrics
+from dreamer_jax.training.logging import METRICS_NAME, cycles_done
 from dreamer_jax.training.members import parse_seeds
 from dreamer_jax.training.rules import WATCHING
 from dreamer_jax.training.run_folder import CONFIG_NAME, full_names
@@ -38,7 +38,7 @@ def parse_groups(words: Iterable[str]) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for word in words:
         name, equals, paths = word.partition("=")
-        items = [path.strip() for path in paths.split(",")]
+        items = _at_commas(paths)
         if not name or not equals or not all(items):
             raise UserError(
                 f"'{word}' is no group; write NAME=FOLDER,FOLDER, for instance "
@@ -48,6 +48,17 @@ def parse_groups(words: Iterable[str]) -> dict[str, list[str]]:
             raise UserError(f"group {name} is named twice; give all its runs as one {name}=A,B")
         groups[name] = items
     return groups
+
+
+def _at_commas(text: str) -> list[str]:
+    """Parted at commas, but for those in the name of what exists, as of a folder of a --sweep."""
+    parts, items = text.split(","), []
+    while parts:
+        joined = (n for n in range(len(parts), 1, -1) if Path(",".join(parts[:n]).strip()).exists())
+        size = next(joined, 1)
+        items.append(",".join(parts[:size]).strip())
+        del parts[:size]
+    return items
 
 
 def read_group(name: str, items: Sequence[str]) -> list[SeedRun]:
@@ -64,6 +75,11 @@ def read_group(name: str, items: Sequence[str]) -> list[SeedRun]:
             continue
         of_held_out, episodes = read_csv(path, name)
         if of_held_out:
+            if twice := held_out.keys() & episodes.keys():
+                raise UserError(
+                    f"group {name} has the held-out returns of seed {min(twice)} twice, the second "
+                    f"time in {path}; leave one file out"
+                )
             held_out |= episodes
         else:
             runs += [SeedRun(s, *e, source=f"{path} seed {s}") for s, e in episodes.items()]
@@ -85,9 +101,11 @@ def read_run(folder: Path) -> SeedRun:
     config, seed = _config_and_seed(folder)
     frames, returns = read_episode_curve(folder / METRICS_NAME)
     if not len(returns):
+        own = _beside(folder, CONFIG_NAME)
+        more = own is not None and (own.parent / "checkpoints").is_dir()
         raise UserError(
-            f"{folder} holds no finished episode; train it on with car_racing.py --resume "
-            f"{folder}, or leave it out"
+            f"{folder} holds no finished episode; leave it out"
+            + (f", or train it on with car_racing.py --resume {own.parent}" if more else "")
         )
     if not np.isfinite(returns).all():
         raise UserError(f"{folder} holds a return that is no number; leave the run out")
@@ -108,14 +126,13 @@ def read_run(folder: Path) -> SeedRun:
     tracks = held["first_track"] + np.arange(len(held_out))
     early = held["cycle"] < done
     return dataclasses.replace(
-        run, tracks=tracks, held_out=held_out, driven=how_driven(held), early=early
+        run,
+        tracks=tracks,
+        held_out=held_out,
+        driven=how_driven(held),
+        early=early,
+        stopped=held.get("stopped", False),
     )
-
-
-def cycles_done(folder: Path) -> int:
-    """The last cycle that the run's metrics.jsonl knows of."""
-    cycles = [line.get("train/cycle", 0) for line in read_metrics(folder / METRICS_NAME)]
-    return int(max(cycles, default=0))
 
 
 def read_evaluation(folder: Path, seed: int) -> dict[str, Any] | None:
@@ -144,6 +161,11 @@ def warnings_about(groups: Mapping[str, Sequence[SeedRun]]) -> list[str]:
                 found.append(
                     f"{run.source} ({name}) is not finished; curves, areas and final scores of "
                     "all runs end where the shortest one ends"
+                )
+            if run.stopped:
+                found.append(
+                    f"the loss of {run.source} ({name}) ceased to be finite; its held-out returns "
+                    "are of the weights of then, and count as they are"
                 )
             if run.early:
                 found.append(
@@ -195,7 +217,10 @@ def expand(item: str) -> list[Path]:
 def _run_folders(path: Path) -> list[Path]:
     if (path / METRICS_NAME).is_file():
         return [path]
-    inside = sorted(e for e in path.glob("seed_*") if _SEED_FOLDER.fullmatch(e.name))
+    of_hosts = [path, *sorted(path.glob("host_*"))]
+    inside = [
+        e for p in of_hosts for e in sorted(p.glob("seed_*")) if _SEED_FOLDER.fullmatch(e.name)
+    ]
     for folder in inside or [path]:
         if not (folder / METRICS_NAME).is_file():
             raise UserError(
@@ -277,7 +302,7 @@ def _with_held_out(run: SeedRun, held_out: Episodes) -> SeedRun:
     if run.seed not in held_out:
         return run
     tracks, returns = held_out[run.seed]
-    return dataclasses.replace(run, tracks=tracks, held_out=returns)
+    return dataclasses.replace(run, tracks=tracks, held_out=returns, driven=None, early=False)
 
 
 def task_of(groups: Mapping[str, Sequence[SeedRun]]) -> str:

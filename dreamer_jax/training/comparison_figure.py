@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from pathlib import Path
 
@@ -20,8 +21,8 @@ def comparison_figure(path: Path, comparison: Comparison, task: str = "CarRacing
     """Write a PNG: return over environment frames on the left, held-out returns on the right.
 
     Left: one thin line per seed, the interquartile mean over seeds as a thick one, its 95%
-    bootstrap interval as a band, the threshold as a dashed line. Right: one point per seed, the
-    interquartile mean with its interval beside them. A group of one seed has no interval.
+    bootstrap interval as a band, a finite threshold as a dashed line. Right: one point per seed,
+    the interquartile mean with its interval beside them. A group of one seed has no interval.
     """
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -47,13 +48,7 @@ def _curves(axes: Axes, comparison: Comparison) -> None:
             axes.fill_between(comparison.grid, *group.band, color=colour, alpha=0.18, linewidth=0)
         label = f"{name} (n = {seeds(group)})" + ("" if group.band else ", no interval")
         axes.plot(comparison.grid, group.curve, color=colour, linewidth=2.2, label=label)
-    axes.axhline(
-        comparison.threshold,
-        color="0.35",
-        linewidth=1,
-        linestyle="--",
-        label=f"threshold {comparison.threshold:g}",
-    )
+    _threshold(axes, comparison.threshold)
     axes.set(
         xlabel="environment frames",
         ylabel=f"return (reward sum), mean of {WINDOW} episodes",
@@ -63,6 +58,11 @@ def _curves(axes: Axes, comparison: Comparison) -> None:
     axes.margins(x=0.01)
     axes.grid(alpha=0.3)
     axes.legend(loc="best", fontsize="small")
+
+
+def _threshold(axes: Axes, value: float) -> None:
+    if math.isfinite(value):
+        axes.axhline(value, color="0.35", linewidth=1, linestyle="--", label=f"threshold {value:g}")
 
 
 def _held_out(axes: Axes, comparison: Comparison) -> None:
@@ -80,7 +80,7 @@ def _held_out(axes: Axes, comparison: Comparison) -> None:
         axes.errorbar(
             [at + 0.2], [summary.iqm], error, fmt="D", color=colour, capsize=4, markersize=6
         )
-    axes.axhline(comparison.threshold, color="0.35", linewidth=1, linestyle="--")
+    _threshold(axes, comparison.threshold)
     names = [
         textwrap.fill(name, max(8, 32 // len(comparison.groups))) for name in comparison.groups
     ]

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TextIO
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.comparison_data import DRIVEN, cycles_done, how_driven, read_evaluation
+from dreamer_jax.training.comparison_data import DRIVEN, how_driven, read_evaluation
 from dreamer_jax.training.last_words import last_line
-from dreamer_jax.training.logging import METRICS_NAME
+from dreamer_jax.training.logging import METRICS_NAME, cycles_done
 from dreamer_jax.training.memory import LIMIT, part_of_accelerator, share
 from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
 from dreamer_jax.training.signals import StopRequest

@@ -22,6 +22,7 @@ from dreamer_jax.training.comparison import (
 )
 from dreamer_jax.training.comparison_csv import write_csv
 from dreamer_jax.training.comparison_data import differing
+from dreamer_jax.training.statistics import with_interval
 
 TABLE_COLUMNS = ("score", "statistic", "group", "against", "seeds", "value", "low", "high")
 NONE = "–"
@@ -32,15 +33,15 @@ def write_table(path: Path, comparison: Comparison) -> None:
     """One figure a line: of each seed, of each group, of each pair of groups.
 
     Columns: score, statistic, group, against (pairs only), seeds (`7` names a seed, `n=3` counts
-    them, `n=3/4` in pairs), value, low, high (95% interval; empty where there is none). A value
-    of `>N` is known only to be greater.
+    them, `n=3/4` in pairs, in the order of the columns), value, low, high (95% interval; empty
+    where there is none). A value of `>N` is known only to be greater.
     """
     rows: list[Sequence[Any]] = []
     for name, group in comparison.groups.items():
         rows += _seed_rows(name, group)
         rows += _group_rows(name, group)
     for pair in comparison.pairs:
-        head = (pair.second, pair.first, f"n={pair.seeds[0]}/{pair.seeds[1]}")
+        head = (pair.second, pair.first, f"n={pair.seeds[1]}/{pair.seeds[0]}")
         for statistic in ("mean", "iqm", "probability"):
             found: Difference | None = getattr(pair, statistic)
             if found is not None:
@@ -229,9 +230,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _with_interval(value: float, interval: Interval | None, form: str) -> str:
-    if interval is None:
-        return f"{value:{form}} (no interval)"
-    return f"{value:{form}} ({interval[0]:{form}} .. {interval[1]:{form}})"
+    return with_interval(value, *(interval or (None, None)), form)
 
 
 def _difference(found: Difference | None, form: str) -> str:

@@ -31,7 +31,8 @@ class EnvConfig:
     """The environment and its rules."""
 
     id: str = "DreamerCarRacing-v3"
-    """Registered Gymnasium id: a race, CartPole-v1, ALE/Pong-v5, dm_control/cheetah-run-v0, .."""
+    """Registered Gymnasium id. Of others than the race by --env of train.py: CartPole-v1,
+    ALE/Pong-v5, dm_control/cheetah-run-v0, .."""
     action_repeat: int = 4
     """Frames per decision."""
     time_limit: int = 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -20,7 +21,6 @@ from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.assess import (
     EvaluateConfig,
     Loaded,
-    check_tracks,
     from_the_beginning,
     load_agent,
 )
@@ -28,14 +28,15 @@ from dreamer_jax.training.config import EnvConfig, RunConfig, check, from_dict
 from dreamer_jax.training.environments import PLAIN, make_race
 from dreamer_jax.training.learner import Learner, make_learner
 from dreamer_jax.training.logging import mp4
-from dreamer_jax.training.rules import MOST_CARS
+from dreamer_jax.training.rules import MOST_CARS, check_tracks
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
-from dreamer_jax.training.statistics import bootstrap_interval
+from dreamer_jax.training.statistics import known_interval, with_interval
 from envs import RACE
 from envs.make import HeldOutSeeds
 from envs.vector import VectorEnv
 
 PARALLEL = 8  # races at once, at most
+RESULT_NAME = "contest.json"
 VIEW = 300  # pixels of a car's view in the video
 
 
@@ -50,7 +51,8 @@ class ContestConfig:
     first_track: int = 0
     """Seed of the first track; training never uses seeds below 10000."""
     out: Path | None = None
-    """Folder for contest.json and contest.mp4 (default: `contest` in the first run's folder)."""
+    """Folder for contest.json and contest.mp4 (default: `contest` in the first run's folder, or the
+    first free of `contest-2`, `contest-3`, .. there)."""
 
 
 class Driver(NamedTuple):
@@ -96,9 +98,10 @@ def load_drivers(words: Sequence[str]) -> list[Driver]:
         if not chosen:
             known = ", ".join(str(m.seed) for _, m in members)
             raise UserError(f"{word}: the run has no learner with seed {seed}, only {known}")
-        learner = learners.setdefault(
-            run, make_learner(loaded.agent, loaded.spec, 1, 1, config.batch, config.length)
-        )
+        if run not in learners:
+            sizes = (1, 1, config.batch, config.length)
+            learners[run] = make_learner(loaded.agent, loaded.spec, *sizes)
+        learner = learners[run]
         drivers += [
             Driver(f"{run.name} {m.label} cycle {loaded.step}", learner, loaded, i, config)
             for i, m in chosen
@@ -215,8 +218,8 @@ def judge(raced: Raced) -> dict[str, Any]:
 
 
 def _share(table: np.ndarray) -> dict[str, float]:
-    """[tracks, seatings] -> mean and its interval."""
-    low, high = bootstrap_interval(table.mean(axis=-1), np.mean)
+    """[tracks, seatings] -> mean and its interval, None of one track."""
+    low, high = known_interval(table.mean(axis=-1), np.mean)
     return {"mean": float(table.mean()), "low": low, "high": high}
 
 
@@ -251,8 +254,8 @@ def report(drivers: Sequence[Driver], result: dict[str, Any]) -> str:
     for driver, row in zip(drivers, result["drivers"], strict=True):
         wins, score = row["wins"], row["return"]
         lines.append(
-            f"{driver.name}: wins {_percent(wins)}, return {score['mean']:.1f} "
-            f"({score['low']:.1f} .. {score['high']:.1f}), laps {row['laps']:.0%}, "
+            f"{driver.name}: wins {_percent(wins)}, return "
+            f"{with_interval(*score.values(), '.1f')}, laps {row['laps']:.0%}, "
             f"progress {row['progress']:.0%}"
         )
     if len(drivers) > 2:
@@ -263,7 +266,13 @@ def report(drivers: Sequence[Driver], result: dict[str, Any]) -> str:
 
 
 def _percent(share: dict[str, float]) -> str:
-    return f"{share['mean']:.0%} ({share['low']:.0%} .. {share['high']:.0%})"
+    return with_interval(*share.values(), ".0%")
+
+
+def _free(run: Path) -> Path:
+    """Where nothing stands yet of an earlier contest."""
+    names = itertools.chain(["contest"], (f"contest-{n}" for n in itertools.count(2)))
+    return next(run / name for name in names if not (run / name / RESULT_NAME).exists())
 
 
 def run_contest(config: ContestConfig) -> dict[str, Any]:
@@ -273,8 +282,10 @@ def run_contest(config: ContestConfig) -> dict[str, Any]:
       UserError: impossible options or drivers.
     """
     check_tracks("tracks", config.tracks, config.first_track)
+    if config.out is not None and (config.out / RESULT_NAME).exists():
+        raise UserError(f"--out={config.out} holds a contest; choose another folder")
     drivers = load_drivers(config.drivers)
-    out = config.out or _parts(config.drivers[0])[0] / "contest"
+    out = config.out or _free(_parts(config.drivers[0])[0])
     out.mkdir(parents=True, exist_ok=True)
     with from_the_beginning():
         raced = contest(drivers, config)
@@ -286,9 +297,9 @@ def run_contest(config: ContestConfig) -> dict[str, Any]:
         **judge(raced),
         "returns": raced.returns.tolist(),
     }
-    write_atomic(out / "contest.json", json.dumps(result, indent=1) + "\n")
+    write_atomic(out / RESULT_NAME, json.dumps(result, indent=1) + "\n")
     print(f"{result['races']} races on {config.tracks} held-out tracks, no noise added to actions")
     print(report(drivers, result))
     film(drivers, config, raced, out / "contest.mp4")
-    print(f"written: {out / 'contest.json'}, {out / 'contest.mp4'}")
+    print(f"written: {out / RESULT_NAME}, {out / 'contest.mp4'}")
     return result

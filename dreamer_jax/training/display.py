@@ -164,8 +164,8 @@ class Display:
         if not self.bar.disable:
             say_above(self.bar, text)
 
-    def finish(self, task: str, name: str) -> None:
-        """The return curve of each learner, and over several of them, as return.png."""
+    def finish(self, task: str, name: str, healthy: np.ndarray) -> None:
+        """The return curve of each learner, and over those that are healthy [S], as return.png."""
         for path, logger, member in zip(self.folders, self.loggers, self.members, strict=True):
             logger.flush()
             frames, returns = draw.read_episode_curve(path / METRICS_NAME)
@@ -173,7 +173,7 @@ class Display:
                 title = f"{task}, {name}, {member.label}"
                 draw.return_curve(path / "return.png", frames, returns, title)
         if self.aggregates:
-            draw_all(self.folder, self.aggregates, name, task=task)
+            draw_all(self.folder, self.aggregates, name, task, healthy)
 
     def flush(self) -> None:
         """Make everything so far outlive a kill."""

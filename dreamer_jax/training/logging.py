@@ -209,6 +209,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def cycles_done(folder: Path) -> int:
+    """The last cycle that the run's metrics.jsonl knows of."""
+    cycles = [line.get("train/cycle", 0) for line in read_metrics(folder / METRICS_NAME)]
+    return int(max(cycles, default=0))
+
+
 def _cut_after(path: Path, step: int) -> None:
     """Remove the lines after `step`, and lines that a killed process left unfinished."""
     kept = []

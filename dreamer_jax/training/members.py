@@ -31,6 +31,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
+def seeds_in_name(text: str) -> str:
+    """Seeds as a folder's name has them: without commas, at which compare.py parts folders."""
+    return text.replace(":", "-").replace(",", "_")
+
+
 # Numbers that enter the arithmetic as arrays; sizes and schedules need a program of their own.
 SWEEPABLE = (
     *("agent.model_lr", "agent.actor_lr", "agent.critic_lr", "agent.entropy_scale"),

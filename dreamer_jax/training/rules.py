@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dreamer_jax.errors import UserError
 from envs import RACE
+from envs.make import HELD_OUT
 
 if TYPE_CHECKING:
     from dreamer_jax.training.config import RunConfig
@@ -160,6 +161,17 @@ def need_possible(config: RunConfig) -> None:
         _need(holds, name, config, remedy)
 
 
+def check_tracks(name: str, number: int, first: int) -> None:
+    """Raises UserError unless the option `name` and --first-track give held-out episodes."""
+    if not 1 <= number <= HELD_OUT:
+        raise UserError(f"--{name}={number} cannot be: use 1 to {HELD_OUT}")
+    if not 0 <= first <= HELD_OUT - number:
+        raise UserError(
+            f"--first-track={first} cannot be: the {number} tracks must lie in 0 .. "
+            f"{HELD_OUT - 1}, which training never uses; use 0 to {HELD_OUT - number}"
+        )
+
+
 def episode_rules(config: RunConfig) -> dict[str, Any]:
     """By name; an episode goes on under the rules that it began with alone."""
     return {name: _get(config, name) for name in EPISODE_RULES}
@@ -231,7 +243,10 @@ def _elsewhere(config: RunConfig) -> list[tuple[str, bool, str]]:
     if config.env.id == RACE:
         return []
     plain = type(config)()
-    remedy = f"it is for {RACE} alone, not for {config.env.id}; leave it out"
+    remedy = (
+        f"it is for {RACE} alone, not for {config.env.id}; leave it out, and begin other tasks by "
+        f"train.py --env {config.env.id}"
+    )
     return [(name, _get(config, name) == _get(plain, name), remedy) for name in OF_THE_RACES]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -16,7 +17,9 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.training.config import RunConfig
 from dreamer_jax.training.devices import placed, put, spread
 from dreamer_jax.training.learner import empty_replay, record_spec
+from dreamer_jax.training.logging import METRICS_NAME, cycles_done
 from dreamer_jax.training.rules import episode_rules
+from dreamer_jax.training.run_folder import LOCK_NAME, RunFolder
 from dreamer_jax.types import Agent, Spec
 
 if TYPE_CHECKING:
@@ -75,6 +78,23 @@ def load_run(run: Run, before: RunConfig | None) -> list[str]:
     for driver, state in zip(run.drivers, host["drivers"], strict=True):
         driver.set_state(state)
     return restored.warnings
+
+
+def need_beginning(path: Path) -> None:
+    """Raises UserError unless a run in `path` without a checkpoint may begin once more.
+
+    One that was killed before its first may. Not one whose checkpoints were removed, nor a copy
+    of what a run has logged, as of a sweep: the logs would be emptied.
+    """
+    with RunFolder.open(path, exclusive=False) as folder:
+        every = folder.load_config().get("checkpoint_every", 1)
+    logged = max((cycles_done(file.parent) for file in path.glob(f"**/{METRICS_NAME}")), default=0)
+    if logged > every or (logged and not (path / LOCK_NAME).exists()):
+        raise UserError(
+            f"{path} has logged {logged} cycles but holds no checkpoint to go on from, and would "
+            "be emptied; put its folder `checkpoints` back, resume the run that it was copied "
+            "from, or start a new run with another --out"
+        )
 
 
 def checkpoint_template(

@@ -13,13 +13,20 @@ from typing import Any
 import tyro
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average, check_tracks
+from dreamer_jax.training.assess import EvaluateConfig, assess_run, check_average
 from dreamer_jax.training.checkpoint import Checkpointer
-from dreamer_jax.training.command import environment, guarded, planned, race, train
+from dreamer_jax.training.command import (
+    environment,
+    guarded,
+    planned,
+    race,
+    train,
+    with_changes,
+)
 from dreamer_jax.training.comparison_data import by_full_name
-from dreamer_jax.training.config import check, from_dict, to_dict
-from dreamer_jax.training.members import parse_seeds
-from dreamer_jax.training.rules import CHANGEABLE
+from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict
+from dreamer_jax.training.members import parse_seeds, seeds_in_name
+from dreamer_jax.training.rules import CHANGEABLE, check_tracks, episode_rules
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.stage import Stage
 
@@ -56,7 +63,7 @@ def _score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
     check_tracks("episodes", options.episodes, options.first_track)
     check_average(options.average)  # before hours of training
     seeds = str(options.seed) if options.seeds is None else options.seeds
-    out = options.out or Path("runs") / f"racing_score-seed{seeds.replace(':', '-')}"
+    out = options.out or Path("runs") / f"racing_score-seed{seeds_in_name(seeds)}"
     if max(Checkpointer(out / "checkpoints").steps(), default=0) < stages[-1].cycles:
         check_kept(options.average, stages)
     code = train_stages(out, seeds, stages)
@@ -67,7 +74,7 @@ def _score(argv: Sequence[str], stages: Sequence[Stage]) -> int:
 
 def check_kept(number: int, stages: Sequence[Stage], which: str = "") -> None:
     """Raises UserError, which says `which` run, unless its last stage keeps so many checkpoints."""
-    kept = planned([word for stage in stages for word in shlex.split(stage.settings)]).keep
+    kept = _planned(stages).keep
     if number > kept:
         raise UserError(
             f"--average={number} cannot be: {which}{kept} checkpoints are kept; use fewer, or let "
@@ -95,12 +102,11 @@ def train_stages(
       UserError: `out` holds a run of other seeds or begun with other settings.
     """
     begun = (out / CONFIG_NAME).is_file()
-    if begun:
-        _need_own(out, seeds, stages)
+    held = need_own(out, seeds, stages) if begun else None
     done = _done(out)
     elsewhere = environment(shlex.split(stages[0].settings))[0] is not None
     script, own = ("train.py", train) if elsewhere else ("car_racing.py", race)
-    for stage in stages:
+    for number, stage in enumerate(stages, 1):
         if done >= stage.cycles:
             continue
         settings = ["--cycles", str(stage.cycles), *shlex.split(stage.settings)]
@@ -110,6 +116,9 @@ def train_stages(
             settings = ["--resume", str(out), "--cycles", str(stage.cycles)]
         else:
             settings = ["--resume", str(out), *settings]
+        if held is not None:
+            settings += _rules(with_changes(held, settings[2:]), stages[:number])
+            held = None  # the later stages begin where this one ends
         print(script, shlex.join(settings), flush=True)
         if code := (run or own)(settings):
             return code
@@ -117,8 +126,27 @@ def train_stages(
     return 0
 
 
-def _need_own(out: Path, seeds: str, stages: Sequence[Stage]) -> None:
-    """Raises UserError unless the run in `out` has these seeds and settings.
+def _rules(config: RunConfig, stages: Sequence[Stage]) -> list[str]:
+    """Options for the rules of episodes that `config` does not have as the last of `stages` does: a
+    run falls back behind a stage whose first checkpoint is lost."""
+    own, wanted = episode_rules(config), episode_rules(_planned(stages))
+    words: list[str] = []
+    for name in (name for name in wanted if own[name] != wanted[name]):
+        part, option = name.replace("_", "-").split(".")
+        if isinstance(wanted[name], bool):
+            words.append(f"--{part}.{'' if wanted[name] else 'no-'}{option}")
+        else:
+            words += [f"--{part}.{option}", str(wanted[name])]
+    return words
+
+
+def _planned(stages: Sequence[Stage]) -> RunConfig:
+    """The settings that hold in the last of these stages."""
+    return planned([word for stage in stages for word in shlex.split(stage.settings)])
+
+
+def need_own(out: Path, seeds: str, stages: Sequence[Stage]) -> RunConfig:
+    """The settings of the run in `out`. Raises UserError unless it has these seeds and settings.
 
     Of what may change while a run goes on only the replay's size and the cycles are looked at.
     """
@@ -140,6 +168,7 @@ def _need_own(out: Path, seeds: str, stages: Sequence[Stage]) -> None:
             f"{out} holds a run with settings that are not of these stages "
             f"({', '.join(sorted(other))}); give another folder with --out"
         )
+    return config
 
 
 def evaluate_both(out: Path, options: ScoreConfig) -> dict[str, Any]:

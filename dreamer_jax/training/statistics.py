@@ -61,6 +61,13 @@ def bootstrap_interval(
     return percentile_interval(np.concatenate(estimates), confidence)
 
 
+def known_interval(
+    x: ArrayLike, statistic: Callable[..., np.ndarray]
+) -> tuple[float, float] | tuple[None, None]:
+    """`bootstrap_interval`, or None twice for one value, which says nothing of how others lie."""
+    return bootstrap_interval(x, statistic) if np.size(x) > 1 else (None, None)
+
+
 def crossed_interval(
     x: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
@@ -78,6 +85,14 @@ def crossed_interval(
     )
     estimates = np.einsum("rn,nm,rm->r", rows, values, columns, optimize=True)
     return percentile_interval(estimates, confidence)
+
+
+def with_interval(
+    value: float, low: float | None, high: float | None, form: str, sign: str = ""
+) -> str:
+    """As a user reads it; low and high are None where there is no interval."""
+    own = f"{value:{sign}{form}}"
+    return f"{own} (no interval)" if low is None else f"{own} ({low:{form}} .. {high:{form}})"
 
 
 def percentile_interval(estimates: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dreamer_jax.training import ablations
 from dreamer_jax.training.ablations import WHOLE, ablate, write
 from dreamer_jax.training.command import planned, race
 from dreamer_jax.training.comparison_data import by_full_name
@@ -84,6 +85,45 @@ def test_refusals_come_before_the_first_run(tmp_path, capsys, words, message):
 
     assert ablate(["--out", str(tmp_path / "x"), *words], TASKS, never) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "x").exists()
+
+
+def test_what_fails_does_not_keep_the_others_from_being_driven(tmp_path, monkeypatch, capsys):
+    """Nor is a row made again whose checkpoints are gone."""
+    own = {"returns": [1.0, 2.0], "first_track": 0, "lap_rate": 0.0}
+    monkeypatch.setattr(ablations, "assess_run", lambda *_: {"": {"0": own}})
+    monkeypatch.setattr(ablations, "ablation_figure", lambda *_: None)
+    told = []
+
+    def run(settings):
+        told.append(settings)
+        return 2 if "--agent.free-nats" in settings else 0
+
+    words = ["--out", str(tmp_path), "--average", "2", "--episodes", "2"]
+    assert ablate(words, TASKS, run) == 2
+    assert len(told) == 3 and "free nats nothing was trained" in capsys.readouterr().err
+    assert [row["group"] for row in held_out(tmp_path)] == ["nothing"] * 2 + ["two-hot"] * 2
+    evaluated = own | {"episodes": 2, "average": 2, "stock": True, "calm": False, "cycle": 2}
+    for part, changes in {"nothing": "", **WITHOUT}.items():
+        folder = tmp_path / f"{part.replace(' ', '-')}-seeds0"
+        folder.mkdir()
+        config = to_dict(planned([*shlex.split(f"{SMALL.settings} {changes}"), "--seeds", "0"]))
+        (folder / "config.json").write_text(json.dumps(config | {"cycles": 2}))
+        (folder / "evaluation.json").write_text(json.dumps({"0": evaluated}))
+    assert ablate(words, TASKS, run) == 0 and len(told) == 3
+    assert (
+        ablate(
+            words,
+            {"race": Task(SMALL._replace(settings=f"{SMALL.settings} --batch 9"), WITHOUT)},
+            run,
+        )
+        == 2
+    )
+    assert "not of these stages (batch)" in capsys.readouterr().err  # though it was driven
+
+
+def test_without_the_whole_there_is_no_table(tmp_path):
+    assert ablate(["--out", str(tmp_path), "--average", "2"], TASKS, lambda _: 3) == 3
+    assert not (tmp_path / "ablations.md").exists()
 
 
 def test_differences_are_paired(tmp_path):

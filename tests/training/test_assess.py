@@ -173,6 +173,37 @@ def test_an_environment_that_cannot_be_made_is_the_users_to_mend(
         assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig())
 
 
+def test_an_evaluation_made_in_another_way_stays(tmp_path, monkeypatch, capsys):
+    def play(path, config, options):
+        returns = np.full((1, options.episodes), 5.0)
+        played = Played(returns, returns > 0, returns, returns, np.zeros((0, 1, 1, 3), np.uint8))
+        return played, assess.Loaded(None, spec=None, state=None, step=9, seeds=[3])
+
+    monkeypatch.setattr(assess, "play", play)
+    with RunFolder.create(tmp_path / "run", "x") as folder:
+        folder.save_config(to_dict(replace(DEBUG, arm="baseline", seed=3)))
+    ways = [{"episodes": 1}, {"episodes": 1}, {"episodes": 3, "stock": True, "calm": True}]
+    ways += [{"episodes": 2, "average": 4, "first_track": 7}, {"episodes": 2}]
+    for way in ways:
+        assess.assess_run(tmp_path / "run", assess.EvaluateConfig(**way))
+    names = {path.name for path in (tmp_path / "run").glob("evaluation*")}
+    assert names == {
+        "evaluation.json",
+        "evaluation-cycle9-tracks0-0.json",
+        "evaluation-cycle9-tracks0-2-stock-calm.json",
+        "evaluation-cycle9-tracks7-8-average4.json",
+    }
+    kept = json.loads(
+        (tmp_path / "run" / "evaluation-cycle9-tracks0-2-stock-calm.json").read_text()
+    )
+    assert kept["3"]["calm"] and len(kept["3"]["returns"]) == 3
+    printed = capsys.readouterr().out
+    assert printed.count("is kept as") == 3 and printed.count("95% interval of the mean") == 3
+    assert printed.count("1 held-out episode,") == 2  # which has no interval
+    (tmp_path / "run" / "evaluation.json").write_text("{}")  # damaged
+    assess.assess_run(tmp_path / "run", assess.EvaluateConfig(episodes=1))
+
+
 @pytest.mark.parametrize("stock", [False, True])
 def test_stock_rules_replace_the_stricter_ones_alone(stock, tmp_path, monkeypatch):
     config, seen = replace(DEBUG, arm="baseline", env=STRICT, seed=3), []

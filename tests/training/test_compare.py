@@ -132,6 +132,8 @@ def test_one_seed_in_a_group_concludes_nothing(undrawn, two_arms, tmp_path):
     assert compare(words, tmp_path) == 0
     text = (tmp_path / "out" / "comparison.md").read_text()
     assert "1 and 3, unpaired" in text and "nothing can be concluded" in text
+    counts = {n for (_, kind, group, n) in table(tmp_path / "out") if kind == "difference of means"}
+    assert counts == {"n=1/3"}  # in the order of the columns group, against: ddim, baseline
 
 
 def test_settings_that_differ_are_listed(undrawn, two_arms, tmp_path):
@@ -162,6 +164,7 @@ def test_seeds_are_parsed():
         ("--seeds 0:2 --jobs 0", "--jobs=0 cannot be"),
         ("--seeds 0:2 --episodes 0", "--episodes=0 cannot be"),
         ("--seeds 0:2 --first-track 9990", "--first-track=9990 cannot be"),
+        ("--seeds 0:2 --episodes 10001", "--episodes=10001 cannot be: use 1 to 10000"),
         ("--seeds 0:2 --threshold 1000", "--threshold=1000 cannot be"),
         ("--seeds 0:2 --threshold nan", "--threshold=nan cannot be"),
         ("--seeds 0:2 --arms a,a", "--arms=a,a cannot be"),
@@ -193,6 +196,25 @@ def test_a_threshold_fits_the_task(undrawn, two_arms, tmp_path, capsys, task, st
     error = capsys.readouterr().err
     assert error == "" if status == 0 else "--threshold=-200 cannot be" in error
     assert out.exists() == (status == 0)
+
+
+def test_of_kept_curves_the_task_is_not_known(undrawn, two_arms, tmp_path):
+    out = tmp_path / "out"
+    assert compare([*two_arms, "--out", str(out)], tmp_path) == 0
+    again = [f"ddim={out}/curves.csv", "--threshold", "-200", "--out", str(tmp_path / "again")]
+    assert compare(again, tmp_path) == 0
+
+
+def test_another_comparison_is_not_written_over(undrawn, two_arms, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert compare([*two_arms, "--out", str(out)], tmp_path) == 0
+    kept = (out / "curves.csv").read_text()
+    assert compare([two_arms[0], "--out", str(out)], tmp_path) == 2
+    assert "curves of ddim seed 0 in it would be lost" in capsys.readouterr().err
+    assert compare([two_arms[0], f"ddim={tmp_path}/d1", "--out", str(out)], tmp_path) == 2
+    assert (out / "curves.csv").read_text() == kept
+    made(tmp_path / "e", 7, 900.0)
+    assert compare([*two_arms, f"more={tmp_path}/e", "--out", str(out)], tmp_path) == 0
 
 
 def test_an_output_that_is_a_file_is_named(two_arms, tmp_path, capsys):

@@ -78,6 +78,58 @@ def test_a_folder_of_many_seeds_counts_as_several(tmp_path):
     assert runs[0].settings["cycles"] == 4 and read_group("a", [str(tmp_path / "seed_2")])
 
 
+def test_seeds_of_several_hosts_are_one_group(tmp_path):
+    for host, seed in ((0, 1), (1, 0)):
+        write_run(tmp_path / f"host_{host}" / f"seed_{seed}", seed=seed, config=None)
+    assert [r.seed for r in read_group("a", [str(tmp_path)])] == [0, 1]
+
+
+def test_a_folder_may_have_commas_in_its_name(tmp_path):
+    """As that of a setting of a --sweep."""
+    first, other = tmp_path / "actor_lr=0.1,gamma=0.9", tmp_path / "other"
+    groups = parse_groups([f"a={other}, {first},{tmp_path}/none"])
+    assert groups["a"] == [
+        str(other),
+        f"{first.parent}/actor_lr=0.1",
+        "gamma=0.9",
+        f"{tmp_path}/none",
+    ]
+    write_run(first, seed=3)
+    groups = parse_groups([f"a={other}, {first},{tmp_path}/none"])
+    assert groups["a"] == [str(other), str(first), f"{tmp_path}/none"]
+
+
+def test_a_learner_without_episodes_is_trained_on_where_its_run_is(tmp_path):
+    write_run(tmp_path / "seed_1", [], config=None)
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"seed": 0}))
+    with pytest.raises(UserError, match=r"leave it out$"):  # nothing to go on from
+        read_run(tmp_path / "seed_1")
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match=rf"train it on with .* --resume {tmp_path}$"):
+        read_run(tmp_path / "seed_1")
+
+
+def test_a_learner_that_stopped_is_warned_of(tmp_path):
+    lame = write_run(tmp_path / "run", evaluation=EVALUATION | {"stopped": True})
+    (warning,) = warnings_about({"a": [read_run(lame)]})
+    assert "ceased to be finite" in warning and str(lame) in warning
+
+
+def test_held_out_returns_from_a_file_replace_those_of_the_run(tmp_path):
+    """Nothing is known of how these were driven; the same seed in two files is one too many."""
+    early = EVALUATION | {"cycle": 2}
+    folder = write_run(tmp_path / "run", evaluation=early)
+    assert warnings_about({"a": [read_run(folder)]})
+    kept = tmp_path / "held.csv"
+    write_held_out(kept, {"a": [run([1], [1], tracks=np.array([7]), held_out=np.array([9.0]))]})
+    (found,) = read_group("a", [str(folder), str(kept)])
+    assert found.held_out.tolist() == [9.0] and found.driven is None
+    assert warnings_about({"a": [found]}) == []
+    (tmp_path / "again.csv").write_text(kept.read_text())
+    with pytest.raises(UserError, match=r"held-out returns of seed 0 twice.*again\.csv"):
+        read_group("a", [str(folder), str(kept), str(tmp_path / "again.csv")])
+
+
 def test_patterns(tmp_path):
     for seed in (0, 1):
         write_run(tmp_path / f"car-{seed}", seed=seed)

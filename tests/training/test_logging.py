@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dreamer_jax.training import aggregate
 from dreamer_jax.training.collect import Episode
 from dreamer_jax.training.display import Display
 from dreamer_jax.training.evaluate import Played
@@ -237,6 +238,30 @@ def test_each_setting_goes_on_from_its_own_frames(tmp_path):
         for m in members
     ]
     assert kept == [[900, 1000], [1300, 1400]]
+
+
+@pytest.mark.parametrize("task", ["CarRacing-v3", "Pendulum-v1"])
+def test_a_stopped_learner_does_not_cut_the_figure_of_the_others(
+    task, tmp_path, monkeypatch, capsys
+):
+    """Nor does a setting all of whose learners stopped, or had no episode yet."""
+    drawn = []
+    monkeypatch.setattr(aggregate, "comparison_figure", lambda *words: drawn.append(words))
+    members = [Member(s, (("agent.lr", x),)) for x in (1.0, 2.0) for s in (0, 1)]
+    display = Display(tmp_path, members, 3, quiet=True)
+    for number in range(1, 13):
+        alive = (0,) if number > 2 else (0, 1, 2)
+        display.episodes([Episode(s, s, 5, 10, 10 * number, 0.5, False) for s in alive])
+    display.close()
+    parts = display.aggregates
+    aggregate.draw_all(tmp_path, parts, "x", task, np.array([True, False, False, True]))
+    (_, comparison, name), *_ = drawn
+    assert name == task and list(comparison.groups) == ["lr=1"]
+    assert [run.seed for run in comparison.groups["lr=1"].runs] == [0]
+    assert int(comparison.grid[-1]) == 120
+    assert comparison.threshold == (500.0 if task == "CarRacing-v3" else math.inf)
+    aggregate.draw_all(tmp_path, parts, "x", task, np.zeros(4, bool))
+    assert len(drawn) == 1 and "none of them has finished" in capsys.readouterr().out
 
 
 def play(display, number, first=0):

@@ -121,6 +121,22 @@ def test_a_contest_from_the_command_line(pair, capsys):
     assert result["races"] == 2 and result["first_track"] == 7
     assert sum(driver["wins"]["mean"] for driver in result["drivers"]) == pytest.approx(1)
     assert (pair / "contest" / "contest.mp4").stat().st_size > 5000
+    assert "(no interval), laps" in out  # over one track there is none
+
+
+def test_a_contest_is_not_written_over(pair, tmp_path, monkeypatch, capsys):
+    (pair / "contest").mkdir(exist_ok=True)
+    (pair / "contest" / "contest.json").write_text("kept")
+    two = np.array([[[1.0]], [[2.0]]])
+    raced = Raced(two, two > 0, two, np.zeros((0, 2, 2)))
+    monkeypatch.setattr(contest, "contest", lambda *_: raced)
+    monkeypatch.setattr(contest, "film", lambda *_: None)
+    words = [f"{pair}:3", f"{pair}:4", "--tracks", "1"]
+    assert compete(words) == 0 and compete([*words, "--out", str(tmp_path / "x")]) == 0
+    assert (pair / "contest" / "contest.json").read_text() == "kept"
+    assert json.loads((pair / "contest-2" / "contest.json").read_text())["races"] == 2
+    assert compete([*words, "--out", str(tmp_path / "x")]) == 2
+    assert "holds a contest; choose another folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

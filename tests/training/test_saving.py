@@ -1,16 +1,20 @@
 """What a run goes on with after a stop, with stand-ins for its parts and a checkpoint in memory."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from dreamer_jax.replay import ReplayState
+from dreamer_jax.training.command import race
+from dreamer_jax.training.config import to_dict
 from dreamer_jax.training.loop import Scenes
 from dreamer_jax.training.presets import DEBUG
-from dreamer_jax.training.saving import load_run, save_run
+from dreamer_jax.training.saving import load_run, need_beginning, save_run
 
 
 class Kept:
@@ -82,3 +86,29 @@ def test_episodes_go_on_from_a_checkpoint_that_knows_fewer_rules():
     run = stand_in(checkpoints)
     load_run(run, None)
     assert run.told[0] == (7, False)
+
+
+@pytest.mark.parametrize(
+    ("cycles", "locked", "refused"),
+    [(0, False, False), (3, True, False), (3, False, True), (4, True, True)],
+)
+def test_what_was_logged_is_not_emptied_for_want_of_a_checkpoint(
+    cycles, locked, refused, tmp_path, capsys
+):
+    """A run begins again that was killed before its first checkpoint, after three cycles; not one
+    that must have had one, nor a copy of what was logged, which no process ever locked."""
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(replace(DEBUG, checkpoint_every=3))))
+    (tmp_path / "seed_0").mkdir()
+    logged = "".join(
+        json.dumps({"step": 10 * n, "train/cycle": n}) + "\n" for n in range(1, cycles + 1)
+    )
+    (tmp_path / "seed_0" / "metrics.jsonl").write_text(logged)
+    if locked:
+        (tmp_path / "lock").touch()
+    if not refused:
+        need_beginning(tmp_path)
+        return
+    for _ in range(2):  # a refused one leaves no lock
+        assert race(["--resume", str(tmp_path), "--cycles", "9"]) == 2
+        assert f"has logged {cycles} cycles but holds no checkpoint" in capsys.readouterr().err
+    assert (tmp_path / "seed_0" / "metrics.jsonl").read_text() == logged

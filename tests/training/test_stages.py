@@ -4,15 +4,19 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from logged import lines, updates
 
 from dreamer_jax.errors import UserError
-from dreamer_jax.training.command import race
+from dreamer_jax.training import stages
+from dreamer_jax.training.command import race, with_changes
+from dreamer_jax.training.config import to_dict
+from dreamer_jax.training.rules import episode_rules
 from dreamer_jax.training.stage import Stage
-from dreamer_jax.training.stages import SCORE_NAME, score, train_stages
+from dreamer_jax.training.stages import SCORE_NAME, _planned, score, train_stages
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 SMALL = "--agent dreamer_v3 --preset debug --prefill 60 --eval-every 0 --report-every 0"
@@ -70,6 +74,28 @@ def test_so_is_one_that_was_led_elsewhere_since(stopped, name, value):
             train_stages(stopped[0], "3", STAGES)
     finally:
         path.write_text(kept)
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_a_run_that_fell_back_has_the_rules_of_its_stage(done, tmp_path, monkeypatch):
+    """Its settings are of the last stage, but the checkpoints of that one, or all, are lost."""
+    own = _planned(STAGES)
+    (tmp_path / "config.json").write_text(
+        json.dumps(to_dict(replace(own, cycles=3, seeds="3", out=str(tmp_path))))
+    )
+    monkeypatch.setattr(stages, "_done", lambda out: done)
+    told = []
+    assert train_stages(tmp_path, "3", STAGES, lambda words: told.append(words)) in (0, None)
+    assert len(told) == 3 - done
+    config = own
+    for number, words in enumerate(told, done + 1):
+        assert words[:4] == ["--resume", str(tmp_path), "--cycles", str(number)]
+        config = with_changes(config, words[2:])
+        assert episode_rules(config) == episode_rules(_planned(STAGES[:number]))
+    if done == 0:
+        assert told[0][4:] == [
+            *("--env.off-road-cost", "0.0", "--env.no-backwards-ends", "--env.no-both-ways")
+        ]
 
 
 def test_the_same_command_goes_on_and_scores(stopped, capsys):
