@@ -4,6 +4,8 @@ update:  batch -> posterior states -> reconstruction, reward, continue, KL above
          the last states of each sequence -> rollout of H steps -> lambda-returns
          actor: maximise the returns, by their gradient through the dynamics
          value: regress the returns
+
+Dense layers and the GRU have LayerNorms, and SiLU stands for ELU; published were none.
 """
 
 from __future__ import annotations

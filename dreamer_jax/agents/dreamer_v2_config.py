@@ -10,8 +10,9 @@ from dreamer_jax.agents.networks import CategoricalConfig
 
 @dataclass(frozen=True)
 class DreamerV2Config(CategoricalConfig):
-    """Networks and losses; the defaults are those published for Atari (Hafner et al. 2021), where
-    `train.py` adds the transformed rewards."""
+    """Networks and losses; the defaults are those of the authors' program for Atari (Hafner et al.
+    2021; the paper's own table D.1 has a discount of 0.995), where `train.py` adds the transformed
+    rewards."""
 
     depth: int = 48
     """halving: features of the first convolution."""

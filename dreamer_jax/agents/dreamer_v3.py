@@ -12,16 +12,17 @@
 
 Only the replay value loss and the world model's own losses reach the world model.
 
-The authors' program differs in four ways: every record is replayed once while it is new, before
+The authors' program differs in five ways: every record is replayed once while it is new, before
 sequences are drawn uniformly, as here all are; the range of returns is not corrected for its start
 at 0; classes that are seen are decoded by their cross entropy, here by squared errors like all
-vectors; pictures pass through kernels of 5 with max-pooling, here through those of 2023.
+vectors; pictures pass through kernels of 5 with max-pooling, here through those of 2023; vectors
+pass through normed layers alone, here through a linear one behind them.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -73,13 +74,13 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
         how = "calm" if mode == "calm" else "train"
         return act_by_policy(*nets, carry, (obs, is_first, key, how))
 
-    def context(carry: ActCarry) -> discrete_rssm.Compact:
+    def context(carry: ActCarry) -> Any:
         """What sequences that begin with the next record start from, leaves [N, ...]."""
-        return discrete_rssm.pack(parts.rssm, carry.state)
+        return parts.pack(carry.state)
 
     def update(
         state: DreamerV3State, batch: Transition, key
-    ) -> tuple[DreamerV3State, Metrics, discrete_rssm.Compact]:
+    ) -> tuple[DreamerV3State, Metrics, Any]:
         """One update of everything: batch [T, B, ...]."""
         loss = jax.grad(view.loss, has_aux=True)
         grads, aux = loss(state.params, state.slow, state.returns, batch, key)
@@ -89,7 +90,7 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
         metrics["grad_norm/all"] = optax.global_norm(grads)
         metrics["update_norm/all"] = optax.global_norm(updates)
         slow = ema(state.slow, params["value"], config.slow_rate)
-        known = discrete_rssm.pack(parts.rssm, jax.tree.map(lambda x: x[:-1], posterior))
+        known = parts.pack(jax.tree.map(lambda x: x[:-1], posterior))
         return DreamerV3State(params, slow, opt, returns, state.step + 1), metrics, known
 
     def report(state: DreamerV3State, batch: Transition, key) -> dict[str, jax.Array]:

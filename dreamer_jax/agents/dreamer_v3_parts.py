@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +20,8 @@ from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.moments import Range, init_range
 from dreamer_jax.ops.optimisers import clipped_adam, dreamer_v3_optimiser
 from dreamer_jax.policies import Policy, bounded_normal, one_hot
-from dreamer_jax.types import Params, Spec
-from dreamer_jax.world_models.discrete_rssm import DiscreteRSSM
+from dreamer_jax.types import DiscreteState, Params, Spec
+from dreamer_jax.world_models.discrete_rssm import DiscreteRSSM, pack, pack_whole
 from dreamer_jax.world_models.dynamics import discrete_dynamics
 from dreamer_jax.world_models.model import WorldModel
 
@@ -44,6 +46,7 @@ class Parts(NamedTuple):
     value: MLP
     policy: Policy
     head: Head  # what the value network's outputs mean
+    pack: Callable[[DiscreteState], Any]  # a state as the replay keeps it
 
 
 def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
@@ -75,6 +78,7 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
         value=mlp(config, head.outputs, norm, scale=0.0),
         policy=policy,
         head=head,
+        pack=pack_whole if config.estimator == "gumbel_softmax" else partial(pack, rssm),
     )
 
 

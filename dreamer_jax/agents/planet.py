@@ -4,6 +4,8 @@ update:  batch -> posterior states -> reconstruction, reward, continue, KL above
          and with latent overshooting the KL of priors several steps ahead
 act:     filter -> draw plans -> their rewards in imagination -> refit to the best -> the first
          action of the mean plan, with noise in training
+
+Dense layers and the GRU have LayerNorms and SiLU; published were ReLUs without norms.
 """
 
 from __future__ import annotations

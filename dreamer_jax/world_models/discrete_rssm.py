@@ -122,6 +122,19 @@ class Compact:
     chosen: jax.Array  # uint8 or uint16 [..., V], the class of each variable, from 1; 0: none
 
 
+@struct.dataclass
+class Whole:
+    """A state whose samples are soft, as the replay keeps it."""
+
+    deter: jax.Array  # float16 [..., D]
+    stoch: jax.Array  # float16 [..., V K]
+
+
+def pack_whole(state: DiscreteState) -> Whole:
+    """What `unpack` needs of soft samples."""
+    return Whole(state.deter.astype(jnp.float16), state.stoch.astype(jnp.float16))
+
+
 def pack(rssm: DiscreteRSSM, state: DiscreteState) -> Compact:
     """What `unpack` needs; a soft sample becomes its largest class. Zeros stay zeros."""
     stoch = state.stoch.reshape(*state.stoch.shape[:-1], rssm.latents, rssm.classes)
@@ -130,11 +143,14 @@ def pack(rssm: DiscreteRSSM, state: DiscreteState) -> Compact:
     return Compact(state.deter.astype(jnp.float16), chosen.astype(kind))
 
 
-def unpack(rssm: DiscreteRSSM, compact: Compact) -> DiscreteState:
+def unpack(rssm: DiscreteRSSM, kept: Compact | Whole) -> DiscreteState:
     """The state to go on from; its logits, which nothing that follows reads, are zero."""
-    lead = compact.chosen.shape[:-1]
-    stoch = jax.nn.one_hot(compact.chosen.astype(jnp.int32) - 1, rssm.classes)
-    deter = compact.deter.astype(jnp.float32)
+    lead = kept.deter.shape[:-1]
+    if isinstance(kept, Whole):
+        stoch = kept.stoch.astype(jnp.float32)
+    else:
+        stoch = jax.nn.one_hot(kept.chosen.astype(jnp.int32) - 1, rssm.classes)
+    deter = kept.deter.astype(jnp.float32)
     return initial_state(rssm, lead).replace(deter=deter, stoch=stoch.reshape(*lead, -1))
 
 

@@ -25,7 +25,25 @@ def play(spec, seed, length=8, batch=6):
     return Transition({"place": place}, action, action[..., -1].copy(), is_first, nowhere)
 
 
-def learn(agent, spec, updates, key):
+def seen(spec, seed, length=8, batch=6):
+    """Random play [T, B] in which sight counts: places are -1 or 1 by chance, and at a place of -1
+    the other action pays (the first instead of the last; the opposite). Episodes end by chance."""
+    rng = np.random.default_rng(seed)
+    batch = play(spec, seed, length, batch)
+    place = rng.choice([-1.0, 1.0], batch.obs["place"].shape).astype(np.float32)
+    is_terminal = rng.random(batch.is_first.shape) < 0.15
+    is_first = batch.is_first.copy()
+    is_first[1:] |= is_terminal[:-1]
+    action = np.where(is_first[..., None], 0.0, batch.prev_action).astype(np.float32)
+    before = np.roll(place[..., 0], 1, axis=0)  # what was seen when the action was chosen
+    reward = before * action[..., -1]
+    if spec.discrete:
+        reward = np.where(before > 0, action[..., -1], action[..., 0])
+    reward = np.where(is_first, 0.0, reward).astype(np.float32)
+    return Transition({"place": place}, action, reward, is_first, is_terminal)
+
+
+def learn(agent, spec, updates, key, game=play):
     """State and metrics [updates] after so many updates on random play."""
     state = jax.jit(agent.init)(key)
 
@@ -36,7 +54,7 @@ def learn(agent, spec, updates, key):
 
         return jax.lax.scan(one, state, (batches, jax.random.split(key, updates)))
 
-    batches = [play(spec, n % 30) for n in range(updates)]
+    batches = [game(spec, n % 30) for n in range(updates)]
     return many(state, jax.tree.map(lambda *x: np.stack(x), *batches))
 
 

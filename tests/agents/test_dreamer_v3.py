@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from games import CONTINUOUS, DISCRETE, greedy, learn, play
 
+from dreamer_jax.agents.acting import last_states
 from dreamer_jax.agents.annealing import with_annealed_temperature
 from dreamer_jax.agents.dreamer_v3 import Imagined, View, make_dreamer_v3
 from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_form, sized
 from dreamer_jax.agents.dreamer_v3_parts import init_state, make_optimiser, make_parts
+from dreamer_jax.nn.blocks import NormSiLU, RMSNormSiLU
 from dreamer_jax.nn.precision import computing_in
 from dreamer_jax.ops.optimisers import dreamer_v3_optimiser
 from dreamer_jax.types import Spec, Transition
@@ -224,14 +226,71 @@ def test_calm_is_the_most_probable_action_in_a_sampled_latent(least):
     assert np.std(parts.policy.sample(narrow, KEY) - calm) == pytest.approx(least, rel=0.1)
 
 
+def test_soft_samples_are_stored_whole():
+    """A window that begins after acting goes on from the sample, not from its largest class."""
+    agent = make_dreamer_v3(replace(CONFIG, estimator="gumbel_softmax"), DISCRETE)
+    state = jax.jit(agent.init)(KEY)
+    obs, first = {"place": jnp.ones((9, 1))}, jnp.ones(9, bool)
+    act = jax.jit(agent.act, static_argnames="mode")
+    _, carry = act(state, agent.carry(9), obs, first, KEY, mode="train")
+    assert float(carry.state.stoch.max()) < 0.99
+    back = unpack(make_parts(CONFIG, DISCRETE).rssm, agent.context(carry))
+    np.testing.assert_allclose(back.stoch, carry.state.stoch, atol=1e-3)
+    _, _, known = jax.jit(agent.update)(state, play(DISCRETE, 0), KEY)
+    assert float(jnp.abs(known.stoch - jnp.round(known.stoch)).max()) > 0.01
+
+
+def test_an_update_moves_the_slow_value_and_the_range_of_returns(made):
+    view, state, batch = made
+    config = replace(CONFIG, slow_rate=0.25, range_rate=0.5)
+    agent, opt = make_dreamer_v3(config, DISCRETE), make_optimiser(config).init(state.params)
+    new, *_ = jax.jit(agent.update)(state.replace(opt=opt), batch, KEY)
+    want = jax.tree.map(lambda a, b: a + 0.25 * (b - a), state.slow, new.params["value"])
+    for old, moved, slow in zip(*map(jax.tree.leaves, (state.slow, want, new.slow)), strict=True):
+        np.testing.assert_allclose(slow, moved, atol=1e-6)
+        assert np.abs(slow - old).max() > 1e-3
+    posterior, _ = view.observe(state.params, batch, KEY)
+    starts = last_states(posterior, config.last)
+    *_, imagined = jax.jit(view.imagine)(state.params, starts, batch, KEY)
+    low, high = np.percentile(imagined.returns, [5, 95])
+    np.testing.assert_allclose(new.returns, [low / 2, high / 2, 0.5], rtol=1e-3)
+
+
+def test_networks_of_the_final_form():
+    """What its docstring says of norm, head and mixture reaches the modules."""
+    parts = make_parts(DreamerV3Config(), DISCRETE)
+    assert parts.rssm.norm is RMSNormSiLU and parts.actor.norm is RMSNormSiLU
+    assert parts.value.norm is RMSNormSiLU and parts.world.reward.norm is RMSNormSiLU
+    assert parts.head.outputs == parts.value.out == parts.world.reward.out == 255
+    assert (parts.rssm.latents, parts.rssm.classes, parts.rssm.blocks) == (32, 16, 8)
+    small = make_parts(CONFIG, DISCRETE)
+    sure = jnp.array([1e3, 0.0, 0.0])
+    one = jax.nn.one_hot(1, 3)
+    assert float(jnp.exp(small.policy.log_prob(sure, one))) == pytest.approx(0.01 / 3, rel=1e-3)
+    params = small.rssm.init(KEY, jnp.ones((1, 16)), jnp.ones((1, 3)))
+    loud = jax.tree.map(lambda x: 1e3 * x, params)
+    logits = small.rssm.apply(loud, jnp.ones((5, 16)), method=small.rssm.prior)
+    np.testing.assert_allclose(jnp.exp(logits).min(), 0.01 / 4, rtol=1e-2)
+    plain = make_parts(replace(CONFIG, norm="layer", unimix=0.0, numbers="gaussian"), DISCRETE)
+    assert plain.rssm.norm is NormSiLU and plain.head.outputs == 1
+
+
 def test_published_sizes():
-    """Weights of the 2023 table's columns, roughly: 64 x 64 pixels, 32 x 32 latents."""
+    """The widths of table B.1; the final form's networks of these widths, 64 x 64 pixels and six
+    actions, in millions of weights."""
     spec = Spec({"image": ((64, 64, 3), "uint8")}, 6, True)
+    assert SIZES == {
+        "xs": (256, 256, 24, 1),
+        "s": (512, 512, 32, 2),
+        "m": (1024, 640, 48, 3),
+        "l": (2048, 768, 64, 4),
+        "xl": (4096, 1024, 96, 5),
+    }
+    weights = {}
     for name in SIZES:
-        make_parts(sized(name), spec)
-    agent = make_dreamer_v3(sized("xs"), spec)
-    shapes = jax.eval_shape(agent.init, KEY).params
-    assert 5e6 < sum(x.size for x in jax.tree.leaves(shapes)) < 12e6
+        shapes = jax.eval_shape(make_dreamer_v3(sized(name), spec).init, KEY).params
+        weights[name] = round(sum(x.size for x in jax.tree.leaves(shapes)) / 1e6, 1)
+    assert weights == {"xs": 8.2, "s": 17.3, "m": 33.7, "l": 64.9, "xl": 155.6}
 
 
 def test_the_form_of_2023():

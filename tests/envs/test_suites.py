@@ -117,6 +117,16 @@ def test_control_tasks():
     assert ends == [False, False, True]
 
 
+def test_a_control_tasks_own_end_is_a_time_limit():
+    """The suite's, not ours: 1000 of its steps, and no end that values stop at."""
+    pytest.importorskip("dm_control")
+    pytest.importorskip("shimmy")
+    env = make("dm_control/cartpole-swingup-v0", action_repeat=100, time_limit=10_000)
+    env.reset(seed=0)
+    ends = [env.step(np.zeros(1, np.float32))[2:4] for _ in range(10)]
+    assert ends == [(False, False)] * 9 + [(False, True)]
+
+
 DRAWN = """
 import numpy as np
 from envs.adapters import make

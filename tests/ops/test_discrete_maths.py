@@ -248,6 +248,19 @@ def test_adaptive_clipping_by_hand():
     chex.assert_tree_all_finite(none)
 
 
+def test_gradients_are_clipped_before_they_are_normalised():
+    """By hand: a gradient of 50 is cut to 1.5, 0.3 of the norm 5, and so does not stay in the mean
+    of squares as 50. First step: the rate. Second: n = 0.999 * 0.001 * 0.81 + 0.001 * 0.09, over
+    1 - 0.999^2; 0.3 / sqrt = 0.44730; m = 0.9 * 0.1 + 0.1 * 0.44730; over 1 - 0.81."""
+    optimiser = optimisers.dreamer_v3_optimiser(0.1, agc=0.3, warmup=0)
+    params = jnp.array([3.0, 4.0])
+    state = optimiser.init(params)
+    first, state = optimiser.update(jnp.array([30.0, 40.0]), state, params)
+    np.testing.assert_allclose(first, [-0.1, -0.1], rtol=1e-4)
+    second, _ = optimiser.update(jnp.array([0.3, 0.4]), state, params)
+    np.testing.assert_allclose(second, [-0.070911, -0.070911], rtol=1e-4)  # else -0.0481
+
+
 def test_the_learning_rate_rises_over_the_warmup():
     optimiser = optimisers.dreamer_v3_optimiser(0.1, agc=100.0, warmup=10)
     params = jnp.ones(3)

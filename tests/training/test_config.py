@@ -189,6 +189,37 @@ def test_defaults_are_the_published_settings():
     assert (PAPER.batch, PAPER.length, PAPER.agent.horizon, PAPER.agent.starts) == (50, 50, 15, 50)
 
 
+PUBLISHED = {
+    "dreamer_v1": {
+        "free_nats": 3, "horizon": 15, "gamma": 0.99, "lambda_": 0.95, "exploration": 0.3,
+        "model_lr": 6e-4, "actor_lr": 8e-5, "value_lr": 8e-5, "clip": 100, "deter": 200,
+        "stoch": 30,
+    },
+    "dreamer_v2": {
+        "latents": 32, "classes": 32, "kl_balance": 0.8, "kl_scale": 0.1, "horizon": 15,
+        "gamma": 0.995, "lambda_": 0.95, "slow_every": 100, "model_lr": 2e-4, "actor_lr": 4e-5,
+        "value_lr": 1e-4, "weight_decay": 1e-6, "clip": 100, "deter": 600,
+    },
+    "dreamer_v3": {
+        "latents": 32, "unimix": 0.01, "bins": 255, "dyn_scale": 1, "rep_scale": 0.1,
+        "free_nats": 1, "blocks": 8, "horizon": 15, "discount_horizon": 333, "lambda_": 0.95,
+        "entropy_scale": 3e-4, "range_rate": 0.01, "slow_rate": 0.02, "slow_scale": 1, "replay_value_scale": 0.3,
+        "norm": "rms", "optimiser": "laprop", "lr": 4e-5, "agc": 0.3, "warmup": 1000,
+        "numbers": "two_hot", "stored_latents": True, "excess_scale": 0, "lr_anneal": 0,
+    },
+    "planet": {
+        "free_nats": 3, "plan_horizon": 12, "iterations": 10, "candidates": 1000, "top": 100,
+        "exploration": 0.3, "model_lr": 1e-3, "clip": 1000, "deter": 200, "stoch": 30,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_paper_has_the_published_numbers(name):
+    agent = FAMILY[name]["paper"].agent
+    assert {setting: getattr(agent, setting) for setting in PUBLISHED[name]} == PUBLISHED[name]
+
+
 @pytest.mark.parametrize("name", [*EPISODE_RULES, "env.steer_scale", "env.cars"])
 def test_rules_of_the_races_are_for_the_races(name):
     """Elsewhere they would do nothing and yet stand in config.json."""
