@@ -95,8 +95,8 @@ def draw(state: ReplayState, key: jax.Array, batch: int, length: int) -> Places:
     """Windows of `length` consecutive records, uniform over all windows of all rows.
 
     Windows never cross the seam (newest to oldest) nor leave a row; they may cross episode ends,
-    which `is_first` marks. With no whole window in the ring the result is meaningless: the caller
-    checks `windows` first.
+    which `is_first` marks. With no whole window in the ring the result is meaningless: `Run` makes
+    no updates until there is one.
     """
     capacity = jax.tree.leaves(state.data)[0].shape[1]
     ends = jnp.cumsum(windows(state.size, length))

@@ -84,7 +84,7 @@ class DiscreteState:
     """State of an RSSM with V categorical variables of K classes; leading axes are free."""
 
     deter: jax.Array  # [..., D]
-    stoch: jax.Array  # [..., V * K]  one-hot samples, side by side
+    stoch: jax.Array  # [..., V * K]  samples, one-hot or soft, side by side
     logits: jax.Array  # [..., V, K]  log-probabilities of the distribution it was drawn from
 
     @property

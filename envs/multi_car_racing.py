@@ -15,10 +15,10 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import EzPickle
 from pettingzoo import ParallelEnv
 
+from envs import MOST_CARS
 from envs.car_racing import FAULT_REWARD, RacingEnv
 from envs.scenery import pygame, stock
 
-MOST_CARS = 8
 ROW_TILES = 3  # from one row of the grid to the next: 10.5 units, twice a car's length
 RIVAL = (0.0, 0.0, 0.8)  # the hull of any other car; the own one has stock's red
 ABOVE_SIZE, ABOVE_BAR = 600, 30  # pixels; the bar at the bottom has the scores

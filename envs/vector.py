@@ -333,7 +333,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         arguments = (theirs, payload, first, count)
         self.process = context.Process(target=worker.run_worker, args=arguments, daemon=True)
-        with theirs, _main_hidden(unless=b"__main__" in payload):
+        with theirs, _main_hidden(unless=b"__main__" in payload), worker.blocked():
             self.process.start()
         # Before multiprocessing's own end, which waits for SIGTERM.
         atexit.register(self.process.kill)

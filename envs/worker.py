@@ -10,6 +10,8 @@ import pickle
 import signal
 import tempfile
 import traceback
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from gymnasium.wrappers import OrderEnforcing, PassiveEnvChecker
 OBSERVATION = "observation/"  # stands before the names of its entries in the mapped arrays
 PLAYERS = "_players_of_this_race"  # an attribute that no environment has by chance
 IDLE, STEP, RESET = 0, 1, 2  # orders, one per environment, in the mapped array `order`
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 STATELESS_WRAPPERS = (OrderEnforcing, PassiveEnvChecker)
 
 Layout = dict[str, tuple[tuple[int, ...], str]]  # name -> shape, dtype
@@ -96,8 +99,10 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
     Answers ("spaces", observation_space, action_space, players, discrete) once, then ("done",) per
     order, or ("error", environment, text, is_value_error) once, after which the process ends.
     """
-    for each in (signal.SIGINT, signal.SIGTERM):  # reaches the group; the parent decides
-        signal.signal(each, signal.SIG_IGN)
+    # Both reach the group; the parent decides. What an environment starts can be ended by SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see `blocked`
     envs: list[Env] = []
     current = first  # the environment an error is about
     try:
@@ -106,10 +111,10 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
             envs.append(make_env())
         one = envs[0]
         marks = getattr(one.unwrapped, PLAYERS, ()), getattr(one, "discrete", False)
-        connection.send(("spaces", one.observation_space, one.action_space, *marks))
-        arrays = map_arrays(*connection.recv())
-        connection.send(("done",))
-        while (message := connection.recv()) != "close":
+        _send(connection, ("spaces", one.observation_space, one.action_space, *marks))
+        arrays = map_arrays(*_receive(connection))
+        _send(connection, ("done",))
+        while (message := _receive(connection)) != "close":
             for current, env in enumerate(envs, first):
                 arrays["busy"][current] = True
                 arrays["beat"][current] += 1
@@ -118,9 +123,9 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
                 else:
                     replay(env, arrays, current, message[current - first])
                 arrays["busy"][current] = False
-            connection.send(("done",))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # the parent is gone
+            _send(connection, ("done",))
+    except _ParentGone:
+        pass
     except Exception as error:
         _report(connection, current, error)
     finally:
@@ -128,6 +133,36 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
             with contextlib.suppress(Exception):
                 env.close()
         connection.close()
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Signals to stop are blocked within, in what is started there too: it has no handlers yet, and
+    would die of what the parent notes down."""
+    resource_tracker.ensure_running()  # it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _ParentGone(Exception):
+    """Not an error of an environment, which may raise the same ones as a pipe."""
+
+
+def _send(connection, message: tuple) -> None:
+    try:
+        connection.send(message)
+    except OSError:
+        raise _ParentGone from None
+
+
+def _receive(connection) -> Any:
+    try:
+        return connection.recv()
+    except (EOFError, OSError):
+        raise _ParentGone from None
 
 
 def _report(connection, current: int, error: Exception) -> None:

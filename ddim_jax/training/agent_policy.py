@@ -10,7 +10,7 @@ import numpy as np
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
-from dreamer_jax.training.assess import EvaluateConfig, load_agent
+from dreamer_jax.training.assess import load_agent
 from dreamer_jax.training.config import check, from_dict
 from dreamer_jax.training.environments import PLAIN, STOCK_ENDS, make_env
 from dreamer_jax.training.run_folder import RunFolder
@@ -33,7 +33,7 @@ class AgentPolicy:
                 raise UserError(
                     f"--agent={path} was trained on {config.env.id}; give a run of {RACE}"
                 )
-            loaded = load_agent(folder.path, check(config), EvaluateConfig())
+            loaded = load_agent(folder.path, check(config))
         self.env = make_env(config.env, **PLAIN, **STOCK_ENDS)
         agent, self._state = loaded.agent, loaded.of(0)
         self._fresh = agent.carry(1)

@@ -45,7 +45,6 @@ from dreamer_jax.ops.moments import Range, offset_and_scale, update_range
 from dreamer_jax.ops.optimisers import ema
 from dreamer_jax.ops.returns import lambda_returns, survival_weights
 from dreamer_jax.types import Agent, DiscreteState, Metrics, Params, Spec, Transition
-from dreamer_jax.world_models import discrete_rssm
 
 WATCHED = ("loss/total", "grad_norm/all")
 sg = jax.lax.stop_gradient
@@ -76,7 +75,7 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
 
     def context(carry: ActCarry) -> Any:
         """What sequences that begin with the next record start from, leaves [N, ...]."""
-        return parts.pack(carry.state)
+        return parts.storage.pack(carry.state)
 
     def update(
         state: DreamerV3State, batch: Transition, key
@@ -90,7 +89,7 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
         metrics["grad_norm/all"] = optax.global_norm(grads)
         metrics["update_norm/all"] = optax.global_norm(updates)
         slow = ema(state.slow, params["value"], config.slow_rate)
-        known = parts.pack(jax.tree.map(lambda x: x[:-1], posterior))
+        known = parts.storage.pack(jax.tree.map(lambda x: x[:-1], posterior))
         return DreamerV3State(params, slow, opt, returns, state.step + 1), metrics, known
 
     def report(state: DreamerV3State, batch: Transition, key) -> dict[str, jax.Array]:
@@ -144,8 +143,7 @@ class View(NamedTuple):
         """Posterior states [T, B, ...] and the prior's log-probabilities."""
         start = None
         if batch.context is not None:
-            first = jax.tree.map(lambda x: x[0], batch.context)
-            start = discrete_rssm.unpack(self.parts.rssm, first)
+            start = self.parts.storage.unpack(jax.tree.map(lambda x: x[0], batch.context))
         return self.parts.world.observe(params, batch, named_key(key, "observe"), start)
 
     def kl_losses(self, posterior: DiscreteState, prior: jax.Array) -> Metrics:
@@ -206,8 +204,8 @@ class View(NamedTuple):
     def value_errors(self, raw, slow, features, returns) -> jax.Array:
         """The same where the value network's outputs [..., bins] are known already."""
         value, head = self.parts.value, self.parts.head
-        calm = head.mean(value.apply(sg(slow), sg(features)))
-        return head.loss(raw, returns) + self.config.slow_scale * head.loss(raw, calm)
+        slow_value = head.mean(value.apply(sg(slow), sg(features)))
+        return head.loss(raw, returns) + self.config.slow_scale * head.loss(raw, slow_value)
 
     def replay_value_loss(self, params, slow, posterior, batch, imagined_returns) -> Metrics:
         """Value of replayed states; the gradient goes on into the world model."""

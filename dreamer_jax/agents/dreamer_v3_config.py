@@ -104,23 +104,22 @@ SIZES = {
 }
 
 
-def sized(name: str, config: DreamerV3Config | None = None) -> DreamerV3Config:
+def sized(name: str) -> DreamerV3Config:
     """The widths of a published size, xs to xl, with 32 x 32 latents. Raises KeyError.
 
     In the networks of the final form, whose GRU has blocks, these are 8.2, 17.3, 33.7, 64.9 and
     155.6 million weights (64 x 64 pixels, six actions); table B.1 has 8, 18, 37, 77 and 200.
     """
     deter, units, depth, layers = SIZES[name]
-    return replace(
-        config or DreamerV3Config(),
+    return DreamerV3Config(
         vision="halving", depth=depth, deter=deter, hidden=units, units=units, layers=layers,
         latents=32, classes=32,
     )  # fmt: skip
 
 
 def first_form(config: DreamerV3Config) -> DreamerV3Config:
-    """The form of 2023: one block, weaker KL, LayerNorm, an Adam each for model, actor and value;
-    no replay value loss, no stored latents.
+    """The form of 2023: one block, a prior of one hidden layer, weaker KL, LayerNorm, an Adam each
+    for model, actor and value; no replay value loss, no stored latents.
 
     Two-hot bins stay those of 2025: means are taken of returns, not of their symlog. So do the
     depth of reward's and continue's networks, the layers around the GRU, a zero first state (in

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +18,8 @@ from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.moments import Range, init_range
 from dreamer_jax.ops.optimisers import clipped_adam, dreamer_v3_optimiser
 from dreamer_jax.policies import Policy, bounded_normal, one_hot
-from dreamer_jax.types import DiscreteState, Params, Spec
-from dreamer_jax.world_models.discrete_rssm import DiscreteRSSM, pack, pack_whole
+from dreamer_jax.types import Params, Spec
+from dreamer_jax.world_models.discrete_rssm import DiscreteRSSM, Storage, by_class, whole
 from dreamer_jax.world_models.dynamics import discrete_dynamics
 from dreamer_jax.world_models.model import WorldModel
 
@@ -41,12 +39,11 @@ class Parts(NamedTuple):
     """The networks; each can be swapped for another of the same call."""
 
     world: WorldModel
-    rssm: DiscreteRSSM  # of `world`
+    storage: Storage  # of states in the replay
     actor: MLP
     value: MLP
     policy: Policy
     head: Head  # what the value network's outputs mean
-    pack: Callable[[DiscreteState], Any]  # a state as the replay keeps it
 
 
 def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
@@ -73,12 +70,11 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
     dynamics = discrete_dynamics(rssm, estimator(config.estimator, config.temperature))
     return Parts(
         world=make_world(config, spec, dynamics, head, norm, 1, scale=0.0),
-        rssm=rssm,
+        storage=(whole if config.estimator == "gumbel_softmax" else by_class)(rssm),
         actor=mlp(config, policy.outputs, norm, scale=0.01),
         value=mlp(config, head.outputs, norm, scale=0.0),
         policy=policy,
         head=head,
-        pack=pack_whole if config.estimator == "gumbel_softmax" else partial(pack, rssm),
     )
 
 

@@ -3,7 +3,8 @@
 Strided convolutions and, above all, their weight gradients are slow on CPUs and turn into grouped
 ones under `jax.vmap` over learners; as patches times a matrix they run at the speed of a (batched)
 matrix product. A kernel as large as its stride needs no overlapping patches: a reshape does.
-All functions take NHWC images and HWIO kernels, padding VALID, and agree within float tolerance.
+All functions take NHWC images and HWIO kernels, padding VALID but for `conv_same`, and agree within
+float tolerance.
 """
 
 from __future__ import annotations

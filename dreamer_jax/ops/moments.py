@@ -21,11 +21,9 @@ def init_range() -> Range:
     return Range(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()))
 
 
-def update_range(
-    state: Range, x: jax.Array, rate: float = 0.01, percentiles: tuple[float, float] = (5.0, 95.0)
-) -> Range:
+def update_range(state: Range, x: jax.Array, rate: float = 0.01) -> Range:
     """With the percentiles of all values of x."""
-    low, high = jnp.percentile(jax.lax.stop_gradient(x), jnp.array(percentiles))
+    low, high = jnp.percentile(jax.lax.stop_gradient(x), jnp.array([5.0, 95.0]))
     return Range(
         low=state.low + rate * (low - state.low),
         high=state.high + rate * (high - state.high),

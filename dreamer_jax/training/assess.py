@@ -158,8 +158,11 @@ def _seen(config: RunConfig) -> Spec:
     return spec
 
 
-def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded:
-    """The agent of the run in `path`, warnings printed.
+def load_agent(
+    path: Path, config: RunConfig, checkpoint: int | None = None, average: int = 1
+) -> Loaded:
+    """The agent of the run in `path`, warnings printed; `checkpoint` and `average` as in
+    `EvaluateConfig`.
 
     Raises:
       UserError: no checkpoint, or fewer than are to be averaged; an environment or networks that
@@ -179,7 +182,7 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
             print(f"warning: {warning}")
         return restored
 
-    restored = read(options.checkpoint)
+    restored = read(checkpoint)
     state, newest, host = restored.arrays, restored.step, restored.host
     stopped = host.get("stopped", [])  # older checkpoints do not say
     for learner in stopped:
@@ -187,14 +190,14 @@ def load_agent(path: Path, config: RunConfig, options: EvaluateConfig) -> Loaded
             f"warning: {config.members[learner].label} stopped when its loss ceased to be finite; "
             "these are the weights it had then"
         )
-    if options.average > 1:
+    if average > 1:
         steps = [step for step in checkpoints.steps() if step <= newest]
-        if len(steps) < options.average:
+        if len(steps) < average:
             raise UserError(
-                f"--average={options.average} cannot be: {path} holds {len(steps)} checkpoints "
-                f"up to cycle {newest}; use fewer, or train with --keep {options.average}"
+                f"--average={average} cannot be: {path} holds {len(steps)} checkpoints "
+                f"up to cycle {newest}; use fewer, or train with --keep {average}"
             )
-        *older, _ = choose(steps, options.average, config.checkpoint_every)
+        *older, _ = choose(steps, average, config.checkpoint_every)
         print(f"mean of the weights of cycles {', '.join(map(str, [*older, newest]))}")
         state = mean_state([state, *(read(step).arrays for step in older)])
     return Loaded(agent, spec, state, newest, host["seeds"], stopped)
@@ -226,7 +229,7 @@ def from_the_beginning() -> Iterator[None]:
 
 def play(path: Path, config: RunConfig, options: EvaluateConfig) -> tuple[Played, Loaded]:
     """The episodes, and whose they are."""
-    loaded = load_agent(path, config, options)
+    loaded = load_agent(path, config, options.checkpoint, options.average)
     agent, seeds = loaded.agent, loaded.seeds
     learner = make_learner(agent, loaded.spec, config.envs, 1, config.batch, config.length)
     keys = jax.vmap(lambda s: named_key(jax.random.key(s), "evaluate"))(jnp.array(seeds))

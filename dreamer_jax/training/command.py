@@ -20,7 +20,12 @@ import tyro
 from dreamer_jax.errors import UserError
 from dreamer_jax.training import disk, hosts, train_ratio
 from dreamer_jax.training.arms import make_agent
-from dreamer_jax.training.assess import EvaluateConfig, assess_run, video_fps
+from dreamer_jax.training.assess import (
+    EvaluateConfig,
+    assess_run,
+    from_the_beginning,
+    video_fps,
+)
 from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.compilation import enable_cache
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
@@ -29,11 +34,11 @@ from dreamer_jax.training.display import Display
 from dreamer_jax.training.figures import task_name
 from dreamer_jax.training.loop import Run, Scenes
 from dreamer_jax.training.presets import FAMILY, choose, for_env
-from dreamer_jax.training.rules import CHANGEABLE, MOST_CARS
+from dreamer_jax.training.rules import CHANGEABLE
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.saving import need_beginning
 from dreamer_jax.training.signals import StopRequest
-from envs import RACE
+from envs import MOST_CARS, RACE
 from envs.vector import EnvironmentDied
 
 
@@ -70,6 +75,7 @@ def _nobody_reads() -> bool:
     return bool(closed)
 
 
+ELSEWHERE = "dreamer_v3"  # the agent of train.py, if none is named
 NOBODY_READS = 141  # the exit status: 128 and SIGPIPE, as a shell has it
 SCENES_NAME = "scenes.json"  # in a run's folder: where its generated scenes were found
 FindScenes = Callable[[RunConfig], Scenes]
@@ -111,7 +117,7 @@ def _train_on(argv: Sequence[str]) -> int:
         return _race(["--resume", known.resume, *given, *rest], no_scenes)
     if env_id is None and not {"-h", "--help"} & set(rest):
         raise UserError("name the environment: train.py --env CartPole-v1")
-    rest = ["--agent", known.agent or "dreamer_v3", *rest]
+    rest = ["--agent", known.agent or ELSEWHERE, *rest]
     return _race(rest, no_scenes, lambda preset: for_env(preset, env_id or "CartPole-v1"))
 
 
@@ -178,8 +184,9 @@ def planned(argv: Sequence[str]) -> RunConfig:
     """
     known, rest = _run_options(argv)
     env_id, rest = environment(rest)
-    preset = choose(known.preset, known.agent)[0]
-    return parse(rest, preset if env_id is None else for_env(preset, env_id))
+    if env_id is None:
+        return parse(rest, choose(known.preset, known.agent)[0])
+    return parse(rest, for_env(choose(known.preset, known.agent or ELSEWHERE)[0], env_id))
 
 
 def environment(argv: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -219,7 +226,9 @@ def begin(config: RunConfig, name: str, find_scenes: FindScenes) -> int:
     with RunFolder.create(out, f"{task(config)}-{name}-seed{seeds}") as folder:
         config = dataclasses.replace(config, out=str(folder.path))
         scenes = _scenes(config, find_scenes)
-        with Run(make_agent, config, folder, scenes) as run:
+        with from_the_beginning():
+            run = Run(make_agent, config, folder, scenes)
+        with run:
             folder.save_config(to_dict(config))  # only now: a refused run leaves its folder free
             save_settings(folder.path, config)
             _keep_source(folder.path, scenes)
@@ -341,9 +350,12 @@ def _train(run: Run, display: Display, fresh: bool) -> int:
                 if run.scenes is not None:
                     display.say(f"generating {run.config.generated.pool} scenes")
                 run.start()
-                run.prefill(display)
-                run.pretrain(display)
-            run.train(display, stop)
+                if not run.prefill(display, stop):
+                    print(f"nothing is saved yet: --resume {run.folder.path} begins again")
+                    return stop.code
+            run.pretrain(display, stop)
+            if not stop.requested:
+                run.train(display, stop)
     except EnvironmentDied as error:
         done = max(run.checkpoints.steps(), default=0)
         raise EnvironmentDied(

@@ -18,20 +18,15 @@ from PIL import Image
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
-from dreamer_jax.training.assess import (
-    EvaluateConfig,
-    Loaded,
-    from_the_beginning,
-    load_agent,
-)
+from dreamer_jax.training.assess import Loaded, from_the_beginning, load_agent, video_fps
 from dreamer_jax.training.config import EnvConfig, RunConfig, check, from_dict
 from dreamer_jax.training.environments import PLAIN, make_race
 from dreamer_jax.training.learner import Learner, make_learner
 from dreamer_jax.training.logging import mp4
-from dreamer_jax.training.rules import MOST_CARS, check_tracks
+from dreamer_jax.training.rules import check_tracks
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
 from dreamer_jax.training.statistics import known_interval, with_interval
-from envs import RACE
+from envs import MOST_CARS, RACE
 from envs.make import HeldOutSeeds
 from envs.vector import VectorEnv
 
@@ -92,7 +87,7 @@ def load_drivers(words: Sequence[str]) -> list[Driver]:
         run, seed, cycle = _parts(word)
         with RunFolder.open(run, exclusive=False) as folder:
             config = check(from_dict(folder.load_config()))
-        loaded = load_agent(run, config, EvaluateConfig(checkpoint=cycle))
+        loaded = load_agent(run, config, cycle)
         members = list(enumerate(config.members))
         chosen = [(i, m) for i, m in members if seed in (None, m.seed)]
         if not chosen:
@@ -148,7 +143,7 @@ def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
     is_first = np.zeros((cars, len(seeds)), bool)
     keys = jax.vmap(lambda s: named_key(jax.random.key(s), "contest"))(jnp.arange(cars))
     timeout = max(driver.config.env.timeout for driver in drivers)
-    with VectorEnv(_race(drivers, cars), seeds, timeout=timeout) as env:
+    with VectorEnv(_race(drivers), seeds, timeout=timeout) as env:
         step = 0
         while (active := done < rounds).any():
             actions = np.zeros((len(seeds), cars, 2), np.float32)
@@ -181,8 +176,9 @@ def contest(drivers: Sequence[Driver], config: ContestConfig) -> Raced:
     return Raced(table[..., 0], table[..., 1] > 0, table[..., 2], np.array(kept))
 
 
-def _race(drivers: Sequence[Driver], cars: int) -> Any:
-    rules: EnvConfig = replace(drivers[0].config.env, cars=cars, random_starts=False, **PLAIN)
+def _race(drivers: Sequence[Driver]) -> Any:
+    own = {"cars": len(drivers), "random_starts": False}
+    rules: EnvConfig = replace(drivers[0].config.env, **own, **PLAIN)
     return make_race(rules)
 
 
@@ -225,7 +221,7 @@ def _share(table: np.ndarray) -> dict[str, float]:
 
 def film(drivers: Sequence[Driver], config: ContestConfig, raced: Raced, path: Path) -> None:
     """Drives the first race again, from above and as each driver saw it."""
-    env = _race(drivers, len(drivers))().unwrapped
+    env = _race(drivers)().unwrapped
     views, _ = env.reset(seed=config.first_track)
 
     def frames():
@@ -235,7 +231,7 @@ def film(drivers: Sequence[Driver], config: ContestConfig, raced: Raced, path: P
             views[info["given"]] = seen[info["given"]]
             yield _picture(env, views)
 
-    mp4(path, frames(), 50 / drivers[0].config.env.action_repeat)
+    mp4(path, frames(), video_fps(drivers[0].config))
     env.close()
 
 

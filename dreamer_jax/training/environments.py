@@ -47,12 +47,12 @@ def make_env(config: EnvConfig, **changes: Any) -> MakeEnv:
     return MakeEnv(config.id, options | views | kept)
 
 
-def make_race(config: EnvConfig, **changes: Any) -> MakeEnv:
+def make_race(config: EnvConfig) -> MakeEnv:
     """Likewise with all its cars on one track. Raises ValueError if it is no race."""
     if config.id != RACE:
         raise ValueError(f"--env.cars={config.cars} is for {RACE} alone, not {config.id}; use 1")
     options = {"cars": config.cars, "random_starts": config.random_starts}
-    return MakeEnv(MULTI_CAR_RACE, dict(make_env(config).kwargs) | options | changes)
+    return MakeEnv(MULTI_CAR_RACE, dict(make_env(config).kwargs) | options)
 
 
 def streams(config: RunConfig, seeds: Sequence[int]) -> VectorEnv | RaceStreams:

@@ -201,12 +201,14 @@ def _ffmpeg_command(path: Path, width: int, height: int, fps: float) -> list[str
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics.jsonl, non-finite values as floats; a torn last line is left out."""
-    records = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        record = _parsed(line)
-        if record is not None:
-            records.append({name: _from_json(value) for name, value in record.items()})
-    return records
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return [record for line in lines if (record := parse_line(line)) is not None]
+
+
+def parse_line(line: str) -> dict[str, Any] | None:
+    """A line of a metrics.jsonl, non-finite values as floats; None where it is torn."""
+    record = _parsed(line)
+    return record and {name: _from_json(value) for name, value in record.items()}
 
 
 def cycles_done(folder: Path) -> int:

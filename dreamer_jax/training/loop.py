@@ -1,6 +1,7 @@
 """The host loop: collect, add, update, log, report, evaluate, save. One cycle after the other.
 
-A cycle makes one dispatch of `updates` updates and one device-to-host transfer of their figures.
+A cycle makes one dispatch of `updates` updates (with --overlap one for each) and one
+device-to-host transfer of their figures.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from dreamer_jax.training.divergence import Diverged, save_evidence
 from dreamer_jax.training.environments import ACTIONS, make_driver, spec_of, streams
 from dreamer_jax.training.evaluate import evaluate
 from dreamer_jax.training.learner import Learner, Swept, empty_replay, make_learner, record_spec
+from dreamer_jax.training.rules import FIRST_EVAL_SEED
 from dreamer_jax.training.run_folder import RunFolder
 from dreamer_jax.training.saving import load_run, save_run
 from dreamer_jax.training.signals import StopRequest
 from dreamer_jax.types import Agent
 from envs.records import Record
+from envs.vector import EnvironmentDied
 
 
 class Scenes(NamedTuple):
@@ -43,11 +46,8 @@ class Scenes(NamedTuple):
     source: str = ""
 
 
-FIRST_EVAL_SEED = 5_000  # the tracks watched during training; evaluate.py starts at 0
-
-
 class Run:
-    """S learners, the config's `members`, on one device, from environments to logs.
+    """S learners, the config's `members`, on this process's devices, from environments to logs.
 
     `make_agent(config, spec)` builds the algorithm; `scenes` are the generated ones of agents
     that use them (see `Agent.refresh`). Use as a context manager; `train()` runs to the end.
@@ -66,7 +66,7 @@ class Run:
         self.learners = len(self.members)
         self.capacity = config.replay // config.envs
         try:
-            self.env = streams(config, self.seeds)
+            self.env = streams(config, self.seeds)  # and see `open_environments`
             self.spec = spec_of(self.env)
             self.agent: Agent = make_agent(config, self.spec)
             if scenes is not None and scenes.image != self.spec.image:
@@ -116,6 +116,7 @@ class Run:
         self.checkpoints = Checkpointer(
             folder.path / "checkpoints", config.keep, config.checkpoint_every
         )
+        self.pretrained = 0  # rounds of `pretrain` made
         self.cycle = 0  # cycles finished
         self.updates = 0
         self.refreshes = 0
@@ -132,6 +133,12 @@ class Run:
         table = np.array([[value for _, value in m.values] for m in self.members], np.float32)
         values = {name: jnp.asarray(table[:, i]) for i, name in enumerate(names)}
         return Swept(lambda v: make_agent(with_values(self.config, v.items()), self.spec), values)
+
+    def open_environments(self) -> None:
+        """In new processes, where those of before have ended; nothing of their episodes is kept."""
+        self.env.close()
+        self.env = streams(self.config, self.seeds)
+        self.collector = Collector(self.env, self.learners, self.config.chunk, self.record.context)
 
     def __enter__(self) -> Run:
         return self
@@ -157,20 +164,26 @@ class Run:
         self.state = self.learner.refresh(self.state, self.scenes.starts, self.keys, count)
         self.refreshes += 1
 
-    def prefill(self, display: Display) -> None:
-        """Decisions of the exploration driver, before any training."""
+    def prefill(self, display: Display, stop: StopRequest) -> bool:
+        """Decisions of the exploration driver, before any training; whether all were made."""
         remaining = -(-self.config.prefill // self.config.envs)
-        while remaining > 0:
+        while remaining > 0 and not stop.requested:
             number = min(remaining, self.config.chunk)
             self._add(collected := self.collector.steps(self._drive, number))
             display.episodes(collected.episodes)
             remaining -= number
+        return remaining <= 0
 
-    def pretrain(self, display: Display) -> None:
-        """Updates on the driver's decisions alone."""
-        for number in range(self.config.pretrain):
+    def pretrain(self, display: Display, stop: StopRequest) -> None:
+        """Updates on the driver's decisions alone; returns early, after saving, as `train`."""
+        rounds = self.config.pretrain
+        while self.pretrained < rounds and not stop.requested:
             self._check(self.update(), display)
-            display.say(f"trained on the driver's records: {number + 1}/{self.config.pretrain}")
+            self.pretrained += 1
+            display.say(f"trained on the driver's records: {self.pretrained}/{rounds}")
+        if self.pretrained < rounds:
+            display.flush()
+            self.save()
 
     def save(self) -> None:
         """A complete checkpoint."""
@@ -318,15 +331,19 @@ class Run:
     def evaluate(self, display: Display) -> None:
         """A few held-out episodes without exploration noise, under the rules of the task."""
         config = self.config
-        played = evaluate(
-            self.learner,
-            self.agent.carry,
-            self.state,
-            config.env,
-            self.use_keys["eval"],
-            config.eval_episodes,
-            FIRST_EVAL_SEED,
-        )
+        try:
+            played = evaluate(
+                self.learner,
+                self.agent.carry,
+                self.state,
+                config.env,
+                self.use_keys["eval"],
+                config.eval_episodes,
+                FIRST_EVAL_SEED,
+            )
+        except EnvironmentDied as error:  # those of the training live
+            display.say(f"warning: no evaluation after cycle {self.cycle}: {error.reason}")
+            return
         display.evaluation(self.collector.frames, played, self.known_healthy)
 
     # ------------------------------------------------------------------ policies

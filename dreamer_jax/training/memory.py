@@ -144,7 +144,8 @@ def plan(learners: int, ring: int, state: int, devices: int = 1) -> str:
     if room >= 1:
         most = f"{room} or fewer" if devices == 1 else f"{devices} or up to {room} times as many"
         raise UserError(
-            f"{sizes}: use {most} with --seeds (times the values of --sweep), or lower --replay"
+            f"{sizes}: use {most} with --seeds (times the values of --sweep), or lower --replay; "
+            "in sweep.py --group, or raise its --cpus"
         )
     part = (SHARE * free - state) / (2 * ring)
     if part <= 0:

@@ -6,14 +6,14 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from dreamer_jax.errors import UserError
-from envs import RACE
+from envs import MOST_CARS, RACE
 from envs.make import HELD_OUT
 
 if TYPE_CHECKING:
     from dreamer_jax.training.config import RunConfig
 
-MOST_CARS = 8  # of envs.multi_car_racing; the grid has no more places
-MOST_EVALUATED = 5000  # held-out seeds from `loop.FIRST_EVAL_SEED` on
+FIRST_EVAL_SEED = 5_000  # the tracks watched during training; evaluate.py starts at 0
+MOST_EVALUATED = HELD_OUT - FIRST_EVAL_SEED
 
 # How often one looks at a run and saves it, and how long one waits: none of it is learnt from.
 WATCHING = ("report_every", "eval_every", "eval_episodes", "checkpoint_every", "keep")

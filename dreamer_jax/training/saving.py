@@ -21,6 +21,7 @@ from dreamer_jax.training.logging import METRICS_NAME, cycles_done
 from dreamer_jax.training.rules import episode_rules
 from dreamer_jax.training.run_folder import LOCK_NAME, RunFolder
 from dreamer_jax.types import Agent, Spec
+from envs.vector import EnvironmentDied
 
 if TYPE_CHECKING:
     from dreamer_jax.training.loop import Run
@@ -41,6 +42,7 @@ def save_run(run: Run) -> None:
         "cycle": run.cycle,
         "updates": run.updates,
         "refreshes": run.refreshes,
+        "pretrained": run.pretrained,
         "scenes": None if run.scenes is None else run.scenes.digest,
         "filled": filled,
         "seeds": run.seeds,
@@ -74,10 +76,20 @@ def load_run(run: Run, before: RunConfig | None) -> list[str]:
     run.ring = jax.jit(spread(grow, (0,), 0, run.mesh))(put(arrays["replay"], run.mesh))
     run.cycle, run.updates = host["cycle"], host["updates"]
     rules = episode_rules(before or run.config) | host.get("rules", {})  # older ones lack some
-    run.collector.set_state(host["collector"], rules == episode_rules(run.config))
+    same = rules == episode_rules(run.config)
+    run.pretrained = host.get("pretrained", run.config.pretrain)  # older ones were saved later
+    warnings = list(restored.warnings)
+    try:
+        run.collector.set_state(host["collector"], same)
+    except EnvironmentDied as error:
+        if not same:
+            raise
+        warnings.append(f"episodes under way are given up, and new ones begin: {error.reason}")
+        run.open_environments()
+        run.collector.set_state(host["collector"], same_episodes=False)
     for driver, state in zip(run.drivers, host["drivers"], strict=True):
         driver.set_state(state)
-    return restored.warnings
+    return warnings
 
 
 def need_beginning(path: Path) -> None:

@@ -25,7 +25,7 @@ from dreamer_jax.training.command import guarded
 from dreamer_jax.training.compare import CompareConfig, write_comparison
 from dreamer_jax.training.comparison import SeedRun
 from dreamer_jax.training.comparison_data import read_group, warnings_about
-from dreamer_jax.training.config import check, from_dict, to_dict, with_values
+from dreamer_jax.training.config import from_dict, to_dict, with_values
 from dreamer_jax.training.logging import METRICS_NAME
 from dreamer_jax.training.members import members as combinations
 from dreamer_jax.training.members import parse_seeds
@@ -185,16 +185,14 @@ def plan_groups(
     taken = [name for name, _ in combinations((0,), config.sweep)[0].values]
     taken += [option_name(word) for word in options if word.startswith("--")]
     groups: list[Group] = []
-    for label, words in variants(config.vary, defaults, taken):
+    varied = variants(config.vary, defaults, taken)
+    for label, words in varied:
         arguments = [*options, *words, *swept]
-        common = parsed(arguments, defaults)
         for portion in portions:
             text = ",".join(map(str, portion))
-            if len(portion) > 1:
-                own, run = ["--seeds", text], dataclasses.replace(common, seeds=text)
-            else:
-                own, run = ["--seed", text], dataclasses.replace(common, seed=portion[0])
-            members, folder = check(run).members, config.out / f"group_{len(groups)}"
+            own = ["--seeds" if len(portion) > 1 else "--seed", text]
+            run = parsed([*arguments, *own], defaults)
+            members, folder = run.members, config.out / f"group_{len(groups)}"
             job = Job(
                 folder,
                 scripts / "car_racing.py",
@@ -204,6 +202,7 @@ def plan_groups(
                 config.cpus,
                 config.gpus,
                 Path.cwd(),
+                len(varied) * len(portions),
             )
             settings = tuple(",".join(filter(None, (label, m.setting))) for m in members)
             groups.append(Group(job, run.cycles, tuple(m.seed for m in members), settings))

@@ -6,7 +6,6 @@ actor, so that it never writes beside the next attempt. JAX is not imported here
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -24,13 +23,13 @@ import numpy as np
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import WINDOW
 from dreamer_jax.training.last_words import last_line
-from dreamer_jax.training.logging import METRICS_NAME
+from dreamer_jax.training.logging import METRICS_NAME, parse_line
 from dreamer_jax.training.memory import LIMIT, part_of_accelerator
-from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.run_folder import InUse, RunFolder
 
 LOCK_SECONDS = 60.0  # a killed run holds its lock until the last of its files is closed
 TAIL_BYTES = 100_000  # of metrics.jsonl; ten episodes lie well within
-USER_ERROR = 2  # exit status of what only the user can mend
+USER_ERROR, TRY_AGAIN = 2, 1  # exit statuses: of what only the user can mend, and of what may pass
 RESULTS = (METRICS_NAME, "events.out.tfevents.*", "return.png")
 
 # Starts a run that dies with its parent. exec keeps the request; a function between fork and exec
@@ -59,6 +58,7 @@ class Job:
     cpus: float
     gpus: float
     cwd: Path  # where relative paths among the arguments begin
+    groups: int = 1  # of the whole sweep
 
     @property
     def log(self) -> Path:
@@ -88,6 +88,7 @@ class GroupRun:
         self.job = job
         self.process: subprocess.Popen | None = None
         self.refusal, self.began = "", time.monotonic()
+        self.refused = USER_ERROR  # exit status that goes with it
 
     def start(self) -> Status:
         """Start the run, from its last checkpoint where there is one; a second call only polls."""
@@ -98,16 +99,25 @@ class GroupRun:
             wait_for_lock(self.job.folder, LOCK_SECONDS)
             arguments = next_arguments(self.job)
             with self.job.log.open("a", encoding="utf-8") as log:
-                self.process = _start(self.job, arguments, log)
+                self._launch(arguments, log)
         except UserError as error:
             self.refusal = str(error)
+            if isinstance(error, InUse):  # a machine that was lost may still hold it for a while
+                self.refused = TRY_AGAIN
         except OSError as error:
             self.refusal = f"cannot write {self.job.folder} on {socket.gethostname()} ({error})"
         return self.poll()
 
+    def _launch(self, arguments: Sequence[str], log: TextIO) -> None:
+        try:
+            self.process = _start(self.job, arguments, log)
+        except OSError as error:  # too many processes, or no memory
+            self.refusal = f"cannot start a process on {socket.gethostname()} ({error})"
+            self.refused = TRY_AGAIN
+
     def poll(self) -> Status:
         """How far it is."""
-        code = self.process.poll() if self.process else USER_ERROR
+        code = self.process.poll() if self.process else self.refused
         return Status(
             socket.gethostname(),
             _node(),
@@ -212,7 +222,7 @@ def environment(job: Job) -> dict[str, str]:
 
 def memory(job: Job, node: Mapping[str, float]) -> dict[str, str]:
     """What bounds the memory of a group's process: as large a part as it has of the CPUs or of a
-    GPU. All groups may begin at once, and each would find the whole machine free.
+    GPU, or as all groups could have at once. Each would find the whole machine free.
 
     Args: `node` is what Ray counts on this machine. Memory that Ray keeps for its objects is free
     too, a sweep has none; a container's limit is in both figures.
@@ -222,7 +232,8 @@ def memory(job: Job, node: Mapping[str, float]) -> dict[str, str]:
     if not node.get("CPU"):
         return {}
     whole = node.get("memory", 0) + node.get("object_store_memory", 0)
-    return {LIMIT: str(int(whole * min(1, job.cpus / node["CPU"])))} if whole else {}
+    part = max(job.cpus / node["CPU"], 1 / job.groups)
+    return {LIMIT: str(int(whole * min(1, part)))} if whole else {}
 
 
 def progress(folders: Sequence[Path]) -> tuple[int, int, float | None]:
@@ -250,13 +261,8 @@ def _tail(path: Path) -> list[dict[str, Any]]:
             text = file.read().decode("utf-8", errors="replace")
     except OSError:
         return []
-    lines = []
-    for line in text.split("\n"):
-        try:
-            lines.append(json.loads(line))
-        except ValueError:  # cut at either end
-            continue
-    return [line for line in lines if isinstance(line, dict) and "step" in line]
+    # Lines are torn at either end.
+    return [record for line in text.split("\n") if (record := parse_line(line)) is not None]
 
 
 def _node() -> str:

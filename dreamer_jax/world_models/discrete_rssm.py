@@ -12,6 +12,8 @@ argument: any `(key, logits) -> [..., V, K]`, see `ops.categorical`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import chex
 import flax.linen as nn
@@ -122,19 +124,6 @@ class Compact:
     chosen: jax.Array  # uint8 or uint16 [..., V], the class of each variable, from 1; 0: none
 
 
-@struct.dataclass
-class Whole:
-    """A state whose samples are soft, as the replay keeps it."""
-
-    deter: jax.Array  # float16 [..., D]
-    stoch: jax.Array  # float16 [..., V K]
-
-
-def pack_whole(state: DiscreteState) -> Whole:
-    """What `unpack` needs of soft samples."""
-    return Whole(state.deter.astype(jnp.float16), state.stoch.astype(jnp.float16))
-
-
 def pack(rssm: DiscreteRSSM, state: DiscreteState) -> Compact:
     """What `unpack` needs; a soft sample becomes its largest class. Zeros stay zeros."""
     stoch = state.stoch.reshape(*state.stoch.shape[:-1], rssm.latents, rssm.classes)
@@ -143,15 +132,37 @@ def pack(rssm: DiscreteRSSM, state: DiscreteState) -> Compact:
     return Compact(state.deter.astype(jnp.float16), chosen.astype(kind))
 
 
-def unpack(rssm: DiscreteRSSM, kept: Compact | Whole) -> DiscreteState:
+def unpack(rssm: DiscreteRSSM, compact: Compact) -> DiscreteState:
     """The state to go on from; its logits, which nothing that follows reads, are zero."""
-    lead = kept.deter.shape[:-1]
-    if isinstance(kept, Whole):
-        stoch = kept.stoch.astype(jnp.float32)
-    else:
-        stoch = jax.nn.one_hot(kept.chosen.astype(jnp.int32) - 1, rssm.classes)
-    deter = kept.deter.astype(jnp.float32)
+    lead = compact.chosen.shape[:-1]
+    stoch = jax.nn.one_hot(compact.chosen.astype(jnp.int32) - 1, rssm.classes)
+    deter = compact.deter.astype(jnp.float32)
     return initial_state(rssm, lead).replace(deter=deter, stoch=stoch.reshape(*lead, -1))
+
+
+class Storage(NamedTuple):
+    """How the replay keeps states: `pack(state)` gives what `unpack` goes on from."""
+
+    pack: Callable
+    unpack: Callable
+
+
+def by_class(rssm: DiscreteRSSM) -> Storage:
+    """For one-hot samples: 1 byte or 2 a variable."""
+    return Storage(partial(pack, rssm), partial(unpack, rssm))
+
+
+def whole(rssm: DiscreteRSSM) -> Storage:
+    """For soft samples, which their largest class would change: float16 [..., D + V K]."""
+
+    def pack_whole(state: DiscreteState) -> jax.Array:
+        return state.features.astype(jnp.float16)
+
+    def unpack_whole(kept: jax.Array) -> DiscreteState:
+        deter, stoch = jnp.split(kept.astype(jnp.float32), [rssm.deter], axis=-1)
+        return initial_state(rssm, kept.shape[:-1]).replace(deter=deter, stoch=stoch)
+
+    return Storage(pack_whole, unpack_whole)
 
 
 def _state(deter: jax.Array, logits: jax.Array, key: jax.Array, draw: Estimator) -> DiscreteState:

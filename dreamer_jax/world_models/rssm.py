@@ -99,17 +99,12 @@ def observe(
     chex.assert_shape([embed, prev_action], (length, batch, None))
     projected = rssm.apply(params, embed, method=rssm.project)
     noise = jax.random.normal(key, (length, batch, rssm.stoch))
-    keep = 1.0 - is_first[..., None].astype(jnp.float32)
 
     def step(carry, inputs):
-        deter, stoch = carry
-        projected, action, keep, noise = inputs
-        deter = rssm.apply(params, deter * keep, stoch * keep, action * keep, method=rssm.recur)
-        mean, std = rssm.apply(params, deter, projected, method=rssm.posterior)
-        stoch = mean + std * noise
-        return (deter, stoch), LatentState(deter, stoch, mean, std)
+        state = _filter(rssm, params, *carry, *inputs)
+        return (state.deter, state.stoch), state
 
-    inputs = (projected, prev_action, keep, noise)
+    inputs = (prev_action, projected, is_first, noise)
     _, states = jax.lax.scan(step, (start.deter, start.stoch), inputs)
     return states, rssm.apply(params, states.deter, method=rssm.prior)
 
@@ -124,11 +119,13 @@ def observe_step(
     noise: jax.Array,
 ) -> LatentState:
     """One step of `observe` for acting: state [N, ...], embed [N, E]; noise 0 is the mean."""
-    keep = 1.0 - is_first[..., None].astype(jnp.float32)
-    deter = rssm.apply(
-        params, state.deter * keep, state.stoch * keep, prev_action * keep, method=rssm.recur
-    )
     projected = rssm.apply(params, embed, method=rssm.project)
+    return _filter(rssm, params, state.deter, state.stoch, prev_action, projected, is_first, noise)
+
+
+def _filter(rssm, params, deter, stoch, action, projected, is_first, noise) -> LatentState:
+    keep = 1.0 - is_first[..., None].astype(jnp.float32)
+    deter = rssm.apply(params, deter * keep, stoch * keep, action * keep, method=rssm.recur)
     mean, std = rssm.apply(params, deter, projected, method=rssm.posterior)
     return LatentState(deter, mean + std * noise, mean, std)
 

@@ -18,7 +18,6 @@ from dreamer_jax.nn.blocks import NormSiLU, RMSNormSiLU
 from dreamer_jax.nn.precision import computing_in
 from dreamer_jax.ops.optimisers import dreamer_v3_optimiser
 from dreamer_jax.types import Spec, Transition
-from dreamer_jax.world_models.discrete_rssm import unpack
 
 KEY = jax.random.key(5)
 CONFIG = DreamerV3Config(
@@ -228,16 +227,18 @@ def test_calm_is_the_most_probable_action_in_a_sampled_latent(least):
 
 def test_soft_samples_are_stored_whole():
     """A window that begins after acting goes on from the sample, not from its largest class."""
-    agent = make_dreamer_v3(replace(CONFIG, estimator="gumbel_softmax"), DISCRETE)
+    config = replace(CONFIG, estimator="gumbel_softmax")
+    agent, storage = make_dreamer_v3(config, DISCRETE), make_parts(config, DISCRETE).storage
     state = jax.jit(agent.init)(KEY)
     obs, first = {"place": jnp.ones((9, 1))}, jnp.ones(9, bool)
     act = jax.jit(agent.act, static_argnames="mode")
     _, carry = act(state, agent.carry(9), obs, first, KEY, mode="train")
     assert float(carry.state.stoch.max()) < 0.99
-    back = unpack(make_parts(CONFIG, DISCRETE).rssm, agent.context(carry))
-    np.testing.assert_allclose(back.stoch, carry.state.stoch, atol=1e-3)
-    _, _, known = jax.jit(agent.update)(state, play(DISCRETE, 0), KEY)
-    assert float(jnp.abs(known.stoch - jnp.round(known.stoch)).max()) > 0.01
+    back = storage.unpack(agent.context(carry))
+    np.testing.assert_allclose(back.features, carry.state.features, atol=1e-3)
+    _, _, context = jax.jit(agent.update)(state, play(DISCRETE, 0), KEY)
+    stoch = storage.unpack(context).stoch
+    assert float(jnp.abs(stoch - jnp.round(stoch)).max()) > 0.01
 
 
 def test_an_update_moves_the_slow_value_and_the_range_of_returns(made):
@@ -259,20 +260,22 @@ def test_an_update_moves_the_slow_value_and_the_range_of_returns(made):
 def test_networks_of_the_final_form():
     """What its docstring says of norm, head and mixture reaches the modules."""
     parts = make_parts(DreamerV3Config(), DISCRETE)
-    assert parts.rssm.norm is RMSNormSiLU and parts.actor.norm is RMSNormSiLU
+    rssm = parts.world.dynamics.module
+    assert rssm.norm is RMSNormSiLU and parts.actor.norm is RMSNormSiLU
     assert parts.value.norm is RMSNormSiLU and parts.world.reward.norm is RMSNormSiLU
     assert parts.head.outputs == parts.value.out == parts.world.reward.out == 255
-    assert (parts.rssm.latents, parts.rssm.classes, parts.rssm.blocks) == (32, 16, 8)
+    assert (rssm.latents, rssm.classes, rssm.blocks) == (32, 16, 8)
     small = make_parts(CONFIG, DISCRETE)
+    rssm = small.world.dynamics.module
     sure = jnp.array([1e3, 0.0, 0.0])
     one = jax.nn.one_hot(1, 3)
     assert float(jnp.exp(small.policy.log_prob(sure, one))) == pytest.approx(0.01 / 3, rel=1e-3)
-    params = small.rssm.init(KEY, jnp.ones((1, 16)), jnp.ones((1, 3)))
+    params = rssm.init(KEY, jnp.ones((1, 16)), jnp.ones((1, 3)))
     loud = jax.tree.map(lambda x: 1e3 * x, params)
-    logits = small.rssm.apply(loud, jnp.ones((5, 16)), method=small.rssm.prior)
+    logits = rssm.apply(loud, jnp.ones((5, 16)), method=rssm.prior)
     np.testing.assert_allclose(jnp.exp(logits).min(), 0.01 / 4, rtol=1e-2)
     plain = make_parts(replace(CONFIG, norm="layer", unimix=0.0, numbers="gaussian"), DISCRETE)
-    assert plain.rssm.norm is NormSiLU and plain.head.outputs == 1
+    assert plain.world.dynamics.module.norm is NormSiLU and plain.head.outputs == 1
 
 
 def test_published_sizes():
@@ -424,7 +427,7 @@ def test_an_update_returns_the_states_before_each_later_record(made, acted):
     agent, state, batch, _ = acted
     _, _, context = jax.jit(agent.update)(state, batch, KEY)
     posterior, _ = jax.jit(view.observe)(state.params, batch, KEY)
-    before = unpack(view.parts.rssm, context)
+    before = view.parts.storage.unpack(context)
     np.testing.assert_allclose(before.deter, posterior.deter[:-1], atol=1e-3)
     np.testing.assert_allclose(before.stoch, posterior.stoch[:-1], atol=1e-6)
 

@@ -49,6 +49,8 @@ class CountingEnv(gymnasium.Env):
             raise ArithmeticError("wheel came off")
         if self.fault == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.fault == "pipe":
+            raise ConnectionResetError("the simulator hung up")
         if self.fault == "hang":
             time.sleep(60)
         if self.fault == "modules":

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,7 @@ def test_restoring_drops_what_was_played_since():
     ("fault", "text"),
     [
         ("step", "ArithmeticError: wheel came off"),
+        ("pipe", "ConnectionResetError: the simulator hung up"),
         ("kill", "killed by SIGKILL"),
         ("reset", "OSError: no more tracks"),
         ("modules", "jax imported: False"),
@@ -307,6 +309,22 @@ def test_a_signal_to_all_processes_leaves_the_environments_at_work(number):
         for each in envs._workers:
             os.kill(each.process.pid, number)
         assert envs.step(np.zeros((2, 2))).given.all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_finds_no_process_that_is_only_starting(number, monkeypatch):
+    """Python itself takes its time to begin, and would die of either."""
+    start = SpawnProcess.start
+
+    def signalled(process):
+        start(process)
+        os.kill(process.pid, number)
+
+    monkeypatch.setattr(SpawnProcess, "start", signalled)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    with counting(2, num_workers=2) as envs:
+        assert envs.step(np.zeros((2, 2))).given.all()
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 SCRIPT = """  # unguarded: a worker that imported it would start workers of its own

@@ -203,8 +203,9 @@ PUBLISHED = {
     "dreamer_v3": {
         "latents": 32, "unimix": 0.01, "bins": 255, "dyn_scale": 1, "rep_scale": 0.1,
         "free_nats": 1, "blocks": 8, "horizon": 15, "discount_horizon": 333, "lambda_": 0.95,
-        "entropy_scale": 3e-4, "range_rate": 0.01, "slow_rate": 0.02, "slow_scale": 1, "replay_value_scale": 0.3,
-        "norm": "rms", "optimiser": "laprop", "lr": 4e-5, "agc": 0.3, "warmup": 1000,
+        "entropy_scale": 3e-4, "range_rate": 0.01, "slow_rate": 0.02, "slow_scale": 1,
+        "replay_value_scale": 0.3, "norm": "rms", "optimiser": "laprop", "lr": 4e-5, "agc": 0.3,
+        "warmup": 1000,
         "numbers": "two_hot", "stored_latents": True, "excess_scale": 0, "lr_anneal": 0,
     },
     "planet": {

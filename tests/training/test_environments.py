@@ -14,7 +14,7 @@ from logged import lines
 
 from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.errors import UserError
-from dreamer_jax.training import environments
+from dreamer_jax.training import environments, loop
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.collect import Collector, Decision
 from dreamer_jax.training.config import EnvConfig
@@ -35,7 +35,7 @@ from dreamer_jax.types import Agent, Spec
 from envs import MULTI_CAR_RACE, RACE
 from envs.drivers import RandomDriver, SmoothDriver
 from envs.make import HELD_OUT, EpisodeSeeds, MakeEnv
-from envs.vector import VectorEnv
+from envs.vector import EnvironmentDied, VectorEnv
 
 POLE = EnvConfig(id="CartPole-v1", action_repeat=2, time_limit=60)
 CONFIG = replace(
@@ -100,7 +100,7 @@ def trained(path, *parts):
                 frames = None if first else run.collector.frames
                 display = Display(path, run.members, cycles, run.cycle, frames, quiet=True)
                 if first:
-                    run.prefill(display)
+                    run.prefill(display, StopRequest())
                 run.train(display, StopRequest())
                 display.close()
                 state = jax.device_get(run.state)
@@ -133,6 +133,97 @@ def test_a_stopped_run_on_numbers_goes_on_as_if_it_had_not_been(whole, tmp_path)
     assert episodes == want
 
 
+class StopsAfter:
+    """A request to stop that comes after it was looked at so often."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    @property
+    def requested(self):
+        self.looks -= 1
+        return self.looks < 0
+
+
+def test_a_stop_while_it_trains_on_the_drivers_records_loses_nothing(tmp_path):
+    """Saved after two of four rounds, it makes the other two and is as if it had not been."""
+    config, states = replace(CONFIG, pretrain=4, cycles=1, eval_every=0), {}
+
+    def run_on(folder, stop, fresh, rounds):
+        with Run(make_numbers, config, folder) as run:
+            display = Display(folder.path, run.members, 1, quiet=True)
+            if fresh:
+                run.start()
+                assert run.prefill(display, StopRequest())
+            else:
+                run.load()
+            run.pretrain(display, stop)
+            assert (run.pretrained, run.updates) == (rounds, 2 * rounds)
+            if rounds == 4:
+                run.train(display, StopRequest())
+                states[folder.path.name] = jax.device_get(run.state)
+            display.close()
+
+    with RunFolder.create(tmp_path / "whole", "run") as folder:
+        run_on(folder, StopRequest(), True, 4)
+    with RunFolder.create(tmp_path / "stopped", "run") as folder:
+        run_on(folder, StopsAfter(2), True, 2)
+        run_on(folder, StopRequest(), False, 4)
+    jax.tree.map(np.testing.assert_array_equal, states["stopped"], states["whole"])
+
+
+def test_a_stop_among_the_drivers_decisions_ends_them(tmp_path):
+    config = replace(CONFIG, prefill=300)
+    with RunFolder.create(tmp_path, "run") as folder, Run(make_numbers, config, folder) as run:
+        display = Display(tmp_path, run.members, 1, quiet=True)
+        run.start()
+        assert not run.prefill(display, StopsAfter(2))
+        assert int(run.ring.size.sum()) == 2 * config.cycle_size
+        display.close()
+
+
+def test_episodes_that_cannot_be_played_again_are_given_up(tmp_path, monkeypatch):
+    """Of an environment, or a machine, that is not the same any more; weights and replay are."""
+    kept = Collector.get_state
+
+    def another(collector):
+        state = kept(collector)
+        for stream in state["streams"]:  # the pole falls long before
+            stream |= {"actions": [[1.0, 0.0]] * 30, "ended": False}
+        return state
+
+    path = tmp_path / "run"
+    with RunFolder.create(path, "run") as folder:
+        with Run(make_numbers, replace(CONFIG, cycles=2), folder) as run:
+            display = Display(path, run.members, 2, quiet=True)
+            run.start()
+            run.prefill(display, StopRequest())
+            with monkeypatch.context() as patch:
+                patch.setattr(Collector, "get_state", another)
+                run.train(display, StopRequest())
+            display.close()
+            episodes = [stream["episode"] for stream in kept(run.collector)["streams"]]
+        with Run(make_numbers, replace(CONFIG, cycles=3), folder) as run:
+            (warning,) = run.load()
+            assert "given up, and new ones begin" in warning and "do not lead" in warning
+            display = Display(path, run.members, 3, 2, run.collector.frames, quiet=True)
+            run.train(display, StopRequest())
+            display.close()
+            assert run.cycle == 3 and run.updates == 6
+            later = [stream["episode"] for stream in run.collector.get_state()["streams"]]
+    assert all(b > a for a, b in zip(episodes, later, strict=True))
+
+
+def test_a_death_in_an_evaluation_ends_no_training(tmp_path, monkeypatch, capsys):
+    def dies(*_):
+        raise EnvironmentDied("environment 0: out of memory")
+
+    monkeypatch.setattr(loop, "evaluate", dies)
+    records, state = trained(tmp_path / "run", 3)
+    assert int(state.step) == 6 and not any("eval/return" in r for r in records)
+    assert (tmp_path / "run" / "checkpoints" / "00000003").is_dir()
+
+
 def test_a_learner_that_diverged_stays_as_it_was_over_a_stop(tmp_path):
     """It logs no more, its evidence is kept as it is, and the other goes on."""
     path, config = tmp_path / "run", replace(CONFIG, seeds="3,5", eval_every=0)
@@ -147,7 +238,7 @@ def test_a_learner_that_diverged_stays_as_it_was_over_a_stop(tmp_path):
             run.start()
             run.state = run.state._replace(mean=run.state.mean.at[0, 0].set(jnp.nan))
             display = Display(path, run.members, 2, quiet=True)
-            run.prefill(display)
+            run.prefill(display, StopRequest())
             stopped = states(run, display)
         logged, evidence = (path / "seed_3" / "metrics.jsonl"), path / "diverged" / "seed_3"
         before, written = logged.read_text(), (evidence / "batch.npz").stat().st_mtime_ns

@@ -40,6 +40,7 @@ def stand_in(checkpoints, **parts):
         "cycle": 0,
         "updates": 0,
         "refreshes": 0,
+        "pretrained": 0,
     }
     return SimpleNamespace(
         **(fresh | parts), config=DEBUG, spec=None, mesh=None, agent=SimpleNamespace(axes=0),
@@ -52,7 +53,7 @@ def test_a_run_goes_on_with_what_was_saved():
     """The ring is cut to what is filled, and is whole again."""
     records = jnp.arange(8.0).reshape(2, 1, 4)
     ring = ReplayState({"x": records}, jnp.array([[3], [2]]), jnp.array([[3], [2]]))
-    saved = {"cycle": 4, "updates": 9, "refreshes": 11, "ring": ring}
+    saved = {"cycle": 4, "updates": 9, "refreshes": 11, "pretrained": 2, "ring": ring}
     saved |= {"state": jnp.array([1.0, 2.0]), "carry": jnp.array([[3.0], [4.0]])}
     saved |= {"healthy": jnp.array([False, True]), "known_healthy": np.array([False, True])}
     checkpoints = Kept()
@@ -61,7 +62,7 @@ def test_a_run_goes_on_with_what_was_saved():
     assert checkpoints.host["stopped"] == [0]
     run = stand_in(checkpoints)
     assert load_run(run, None) == ["one was torn"]
-    assert (run.cycle, run.updates, run.refreshes) == (4, 9, 11)
+    assert (run.cycle, run.updates, run.refreshes, run.pretrained) == (4, 9, 11, 2)
     for name in ("state", "carry", "healthy"):
         np.testing.assert_array_equal(getattr(run, name), saved[name])
     np.testing.assert_array_equal(run.known_healthy, [False, True])
@@ -78,10 +79,10 @@ def test_episodes_go_on_from_a_checkpoint_that_knows_fewer_rules():
     ring = ReplayState({"x": jnp.zeros((2, 1, 4))}, jnp.ones((2, 1), int), jnp.ones((2, 1), int))
     checkpoints = Kept()
     save_run(stand_in(checkpoints, ring=ring))
-    del checkpoints.host["rules"]["env.both_ways"]
+    del checkpoints.host["rules"]["env.both_ways"], checkpoints.host["pretrained"]
     run = stand_in(checkpoints)
     load_run(run, None)
-    assert run.told[0] == (7, True)
+    assert run.told[0] == (7, True) and run.pretrained == DEBUG.pretrain  # long over
     checkpoints.host["rules"]["env.idle_limit"] += 1
     run = stand_in(checkpoints)
     load_run(run, None)

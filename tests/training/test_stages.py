@@ -85,7 +85,7 @@ def test_a_run_that_fell_back_has_the_rules_of_its_stage(done, tmp_path, monkeyp
     )
     monkeypatch.setattr(stages, "_done", lambda out: done)
     told = []
-    assert train_stages(tmp_path, "3", STAGES, lambda words: told.append(words)) in (0, None)
+    assert train_stages(tmp_path, "3", STAGES, lambda words: told.append(words)) == 0
     assert len(told) == 3 - done
     config = own
     for number, words in enumerate(told, done + 1):

@@ -82,6 +82,14 @@ def test_any_agent(tmp_path):
     assert first.job.config == json.loads(json.dumps(to_dict(own)))
 
 
+def test_cars_of_a_sweep_are_the_seeds_of_its_groups(tmp_path):
+    cars = ["--env.cars", "2", "--prefill", "0", "--pretrain", "0"]
+    groups = plan(tmp_path, cars, seeds="0:4")
+    assert [group.seeds for group in groups] == [(0, 1), (2, 3)]
+    with pytest.raises(UserError, match=r"--env.cars=2 cannot be: .* there are 1 seeds"):
+        plan(tmp_path, cars, seeds="0:3")
+
+
 def test_one_learner_logs_into_its_run_folder(tmp_path):
     alone, *_, last = plan(tmp_path, group=1)
     assert alone.job.learners == (Path(),) and last.targets == [tmp_path / "seed_4"]
@@ -260,7 +268,7 @@ def test_what_a_terminal_shows(tmp_path, monkeypatch, capsys):
 
 def job(folder, script, **changes):
     values = {"folder": folder, "script": script, "arguments": ("--cycles", "3"), "config": {}}
-    values |= {"learners": (Path(),), "cpus": 2, "gpus": 0, "cwd": folder.parent}
+    values |= {"learners": (Path(),), "cpus": 2, "gpus": 0, "cwd": folder.parent, "groups": 9}
     return Job(**(values | changes))
 
 
@@ -293,6 +301,22 @@ def test_a_run_goes_on_from_a_checkpoint_and_else_begins_anew(tmp_path):
         next_arguments(run)
 
 
+def test_what_may_pass_is_tried_again(tmp_path, monkeypatch):
+    """A folder that a lost machine still holds, a process that cannot be started now."""
+    monkeypatch.setattr(sweep_group, "LOCK_SECONDS", 0.1)
+    monkeypatch.setattr(sweep_group, "_node", lambda: "x")
+    held = RunFolder.create(tmp_path / "group_0", "x")
+    assert GroupRun(job(held.path, tmp_path)).start().code == sweep_group.TRY_AGAIN
+    held.close()
+
+    def fail(*_):
+        raise BlockingIOError("not now")
+
+    monkeypatch.setattr(sweep_group, "_start", fail)
+    status = GroupRun(job(tmp_path / "group_1", tmp_path)).start()
+    assert status.code == sweep_group.TRY_AGAIN and "cannot start a process" in status.message
+
+
 def test_a_group_waits_for_the_lock(tmp_path):
     wait_for_lock(tmp_path / "missing", 0)
     held = RunFolder.create(tmp_path / "run", "x")
@@ -315,6 +339,8 @@ def test_groups_of_one_machine_share_its_memory(tmp_path):
     assert sweep_group.memory(of_two, node) == {"DREAMER_JAX_MEMORY": "2000000000"}
     assert sweep_group.memory(alone, node) == {"DREAMER_JAX_MEMORY": "8000000000"}
     assert sweep_group.memory(of_two, {}) == {}
+    few = job(tmp_path, tmp_path, cpus=1, groups=2)  # no more than these can begin at once
+    assert sweep_group.memory(few, node) == {"DREAMER_JAX_MEMORY": "4000000000"}
     parts = {g: sweep_group.memory(job(tmp_path, tmp_path, gpus=g), node) for g in (0.25, 1, 2)}
     assert parts == {0.25: {"XLA_PYTHON_CLIENT_MEM_FRACTION": "0.23"}, 1: {}, 2: {}}
 

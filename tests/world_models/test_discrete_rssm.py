@@ -19,8 +19,8 @@ from dreamer_jax.world_models.discrete_rssm import (
     observe,
     observe_step,
     pack,
-    pack_whole,
     unpack,
+    whole,
 )
 
 T, B, E, A = 6, 3, 5, 2
@@ -215,8 +215,10 @@ def test_a_state_is_packed_for_the_replay():
     assert back.stoch.tolist() == want and back.deter.tolist() == [[0.5, 0.5]] * 3
     nothing = initial_state(rssm, (4,))
     jax.tree.map(np.testing.assert_array_equal, unpack(rssm, pack(rssm, nothing)), nothing)
-    whole = unpack(rssm, pack_whole(state))  # soft samples as they are
-    np.testing.assert_allclose(whole.stoch, stoch, atol=1e-3)
-    np.testing.assert_array_equal(whole.deter, state.deter)
+    soft = whole(rssm)
+    kept = soft.pack(state)
+    assert kept.shape == (3, 2 + 6) and kept.dtype == jnp.float16
+    np.testing.assert_allclose(soft.unpack(kept).features, state.features, atol=1e-3)
+    jax.tree.map(np.testing.assert_array_equal, soft.unpack(soft.pack(nothing)), nothing)
     many = DiscreteRSSM(2, 1, 256, 4, blocks=1)
     assert pack(many, initial_state(many, ())).chosen.dtype == jnp.uint16
