@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,14 +34,13 @@ from dreamer_jax.training.manifest import (
     verify_files,
     write_manifest,
 )
-from dreamer_jax.training.run_folder import sync_folder
+from dreamer_jax.training.run_folder import saved_steps, sync_folder
 
 PyTree = Any
 
 ARRAYS_NAME = "arrays"
 HOST_ARRAYS_NAME = "arrays.npz"
 HOST_NAME = "host.json"
-_STEP = re.compile(r"\d{8,}")
 _TEMPORARY = ".tmp-"  # unfinished, may be removed
 _REPLACED = ".replaced-"  # whole, set aside while its successor takes the name
 # Pieces this small are compressed and read by all cores at once.
@@ -90,10 +88,7 @@ class Checkpointer:
 
     def steps(self) -> list[int]:
         """Steps of the finished checkpoints, ascending; damaged ones are included."""
-        if not self.directory.is_dir():
-            return []
-        names = (entry.name for entry in self.directory.iterdir() if entry.is_dir())
-        return sorted(int(name) for name in names if _STEP.fullmatch(name))
+        return saved_steps(self.directory)
 
     def newest(self) -> int:
         """Step of the newest whole checkpoint, 0 where there is none at all. Raises UserError when

@@ -26,7 +26,6 @@ from dreamer_jax.training.assess import (
     from_the_beginning,
     video_fps,
 )
-from dreamer_jax.training.checkpoint import Checkpointer
 from dreamer_jax.training.compilation import enable_cache
 from dreamer_jax.training.config import RunConfig, check, from_dict, to_dict, with_values
 from dreamer_jax.training.contest import ContestConfig, run_contest
@@ -35,7 +34,7 @@ from dreamer_jax.training.figures import task_name
 from dreamer_jax.training.loop import Run, Scenes
 from dreamer_jax.training.presets import FAMILY, choose, for_env
 from dreamer_jax.training.rules import CHANGEABLE
-from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
+from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, saved_steps, write_atomic
 from dreamer_jax.training.saving import need_beginning
 from dreamer_jax.training.signals import StopRequest
 from envs import MOST_CARS, RACE
@@ -285,8 +284,8 @@ def _need_unchanged(name: str, value: Any) -> None:
 
 def resume(path: Path, find_scenes: FindScenes, arguments: Sequence[str] = ()) -> int:
     """Continue the run in `path` with the settings it holds, see `with_changes`."""
-    if not Checkpointer(Path(path) / "checkpoints").steps():
-        need_beginning(Path(path))  # before the folder is locked, which leaves a file there
+    if not saved_steps(path / "checkpoints"):
+        need_beginning(path)  # before the folder is locked, which leaves a file there
     with RunFolder.open(path) as folder:
         before = check(from_dict(folder.load_config()))
         config = with_changes(before, arguments)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from dreamer_jax.errors import UserError
 
 CONFIG_NAME = "config.json"
 LOCK_NAME = "lock"
+_STEP = re.compile(r"\d{8,}")
 RUN_MARKS = (CONFIG_NAME, "metrics.jsonl", "checkpoints")
 
 
@@ -40,6 +42,14 @@ def _drop_locks_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_drop_locks_in_child)
+
+
+def saved_steps(checkpoints: Path) -> list[int]:
+    """Steps of the finished checkpoints in this folder, ascending; damaged ones are included."""
+    if not checkpoints.is_dir():
+        return []
+    names = (entry.name for entry in checkpoints.iterdir() if entry.is_dir())
+    return sorted(int(name) for name in names if _STEP.fullmatch(name))
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,7 +7,6 @@ actor, so that it never writes beside the next attempt. JAX is not imported here
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -25,7 +24,7 @@ from dreamer_jax.training.comparison import WINDOW
 from dreamer_jax.training.last_words import last_line
 from dreamer_jax.training.logging import METRICS_NAME, parse_line
 from dreamer_jax.training.memory import LIMIT, part_of_accelerator
-from dreamer_jax.training.run_folder import InUse, RunFolder
+from dreamer_jax.training.run_folder import InUse, RunFolder, saved_steps
 
 LOCK_SECONDS = 60.0  # a killed run holds its lock until the last of its files is closed
 TAIL_BYTES = 100_000  # of metrics.jsonl; ten episodes lie well within
@@ -163,8 +162,7 @@ def next_arguments(job: Job) -> list[str]:
       UserError: the folder holds a run of other settings.
     """
     folder = job.folder
-    saved = folder / "checkpoints"
-    if not (saved.is_dir() and any(re.fullmatch(r"\d{8,}", path.name) for path in saved.iterdir())):
+    if not saved_steps(folder / "checkpoints"):
         shutil.rmtree(folder, ignore_errors=True)  # nothing in it could be gone on from
         return [*job.arguments, "--out", str(folder)]
     with RunFolder.open(folder, exclusive=False) as run:
