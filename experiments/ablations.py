@@ -7,8 +7,8 @@
 race: for each part 65 cycles (66 000 frames) of the recipe's first stage, then the same 100
 held-out tracks. swingup: DeepMind control's cartpole from vectors by small networks, 60 cycles
 (123 000 frames), where four learners in one program take no longer than one of the race does for
-20; then 100 held-out episodes. runs/ablations-TASK/ablations.md has the differences. Ctrl-C saves;
-the same command goes on.
+20; then 100 held-out episodes. ablations.md, by default in runs/ablations-TASK-seedsSEEDS, has the
+differences. Ctrl-C saves; the same command goes on.
 """
 
 import sys

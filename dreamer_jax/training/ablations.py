@@ -24,9 +24,10 @@ from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
 from dreamer_jax.training.stage import Stage, Task
 from dreamer_jax.training.stages import check_kept, need_own, train_stages
 from dreamer_jax.training.statistics import crossed_interval, least_difference, with_interval
+from envs.vector import EnvironmentDied
 
 WHOLE = "nothing"  # is left out
-FAILURES = (2, 3)  # exit statuses of a training, see `guarded`; others are of a stop
+FAILURES = (2, 3)  # exit statuses, see `guarded`; others are of a stop
 
 Run = Callable[[Sequence[str]], int]
 
@@ -77,19 +78,26 @@ def _ablate(argv: Sequence[str], tasks: Mapping[str, Task], run: Run | None) -> 
     for part, stage in plan.items():
         print(f"without {part}:", flush=True)
         folder = _folder(out, part, options.seeds)
-        if done[part]:  # its checkpoints may have been removed since
-            need_own(folder, options.seeds, (stage,))
-        elif code := train_stages(folder, options.seeds, (stage,), run):
-            if code not in FAILURES or part == WHOLE:
-                return code
-            failed[part] = code
+        try:
+            if done[part]:  # its checkpoints may have been removed since
+                need_own(folder, options.seeds, (stage,))
+            elif code := train_stages(folder, options.seeds, (stage,), run):
+                if code not in FAILURES or part == WHOLE:
+                    return code
+                failed[part] = code
+                continue
+            else:
+                done[part] = _drive(folder, options)
+        except (UserError, EnvironmentDied) as error:
+            if part == WHOLE:
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            done[part], failed[part] = {}, FAILURES[isinstance(error, EnvironmentDied)]
             continue
-        else:
-            done[part] = _drive(folder, options)
         write(out, {name: x for name, x in done.items() if x}, everything)
     print(f"table in {out / 'ablations.md'}")
     for part in failed:
-        print(f"error: without {part} nothing was trained to the end, see above", file=sys.stderr)
+        print(f"error: there is no row without {part}, see above", file=sys.stderr)
     return max(failed.values(), default=0)
 
 

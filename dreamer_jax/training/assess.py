@@ -103,8 +103,8 @@ def _keep_former(path: Path, own: Mapping[str, Any]) -> None:
     """Rename what would be replaced by an evaluation made in another way."""
     try:
         former = _way(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, AttributeError, StopIteration):  # none, or damaged
-        return
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        return  # none, or damaged
     if former != _way(own):
         path.rename(path.with_name(former))
         print(f"the evaluation before this one is kept as {former}")
@@ -115,8 +115,8 @@ def _way(results: Mapping[str, Any]) -> str:
     one = next(iter(results.values()))
     first, last = one["first_track"], one["first_track"] + len(one["returns"]) - 1
     words = ["evaluation", f"cycle{one['cycle']}", f"tracks{first}-{last}"]
-    words += [name for name in ("stock", "calm") if one[name]]
-    words += [f"average{one['average']}"] if one["average"] > 1 else []
+    words += [name for name in ("stock", "calm") if one.get(name)]  # older ones do not say
+    words += [f"average{one['average']}"] if one.get("average", 1) > 1 else []
     return "-".join(words) + ".json"
 
 
@@ -191,7 +191,7 @@ def load_agent(
             "these are the weights it had then"
         )
     if average > 1:
-        steps = [step for step in checkpoints.steps() if step <= newest]
+        steps = [step for step in checkpoints.steps() if 0 < step <= newest]
         if len(steps) < average:
             raise UserError(
                 f"--average={average} cannot be: {path} holds {len(steps)} checkpoints "

@@ -61,12 +61,13 @@ def choose(steps: Sequence[int], number: int, every: int) -> list[int]:
     """The newest of `steps` and, up to `number` in all, the newest of the others, ascending.
 
     Of the others those that were due, every so many steps, come first: one that an interruption
-    left between them must not stand in for one of them, or a stop would change a mean of weights.
+    left between them, or before the first, must not stand in for one of them, or a stop would
+    change a mean of weights.
     """
     if not steps:
         return []
     newest = max(steps)
-    others = sorted(set(steps) - {newest}, key=lambda step: (step % every == 0, step))
+    others = sorted(set(steps) - {newest}, key=lambda step: (step > 0 and step % every == 0, step))
     return sorted([*others[max(0, len(others) - number + 1) :], newest])
 
 

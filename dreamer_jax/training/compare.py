@@ -10,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import tyro
 
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import THRESHOLD, SeedRun, compare_groups
-from dreamer_jax.training.comparison_csv import names_and_seeds, write_curves, write_held_out
+from dreamer_jax.training.comparison_csv import (
+    names_and_seeds,
+    read_csv,
+    write_curves,
+    write_held_out,
+)
 from dreamer_jax.training.comparison_data import (
     expand,
     parse_groups,
@@ -178,13 +184,19 @@ def _spare_what_is_read(out: Path, places: Sequence[str]) -> None:
 def _spare_what_is_kept(out: Path, groups: Mapping[str, Sequence[SeedRun]]) -> None:
     """Raises UserError where `out` holds curves of another comparison."""
     path = out / CURVES_NAME
-    kept = names_and_seeds(path) if path.exists() else set()
-    if lost := kept - {(name, run.seed) for name, runs in groups.items() for run in runs}:
-        group, seed = min(lost)
-        raise UserError(
-            f"--out={out} holds another comparison, and the curves of {group} seed {seed} in it "
-            "would be lost; choose another folder"
+    for name, seed in sorted(names_and_seeds(path)) if path.exists() else ():
+        frames, returns = read_csv(path, name)[1][seed]
+        goes_on = any(
+            run.seed == seed
+            and np.array_equal(run.frames[: len(frames)], frames)
+            and np.array_equal(run.returns[: len(frames)], returns)
+            for run in groups.get(name, ())
         )
+        if not goes_on:
+            raise UserError(
+                f"--out={out} holds another comparison, and the curve of {name} seed {seed} in it "
+                "would be lost; choose another folder"
+            )
 
 
 def _check_threshold(threshold: float, task: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import glob
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -54,7 +55,10 @@ def _at_commas(text: str) -> list[str]:
     """Parted at commas, but for those in the name of what exists, as of a folder of a --sweep."""
     parts, items = text.split(","), []
     while parts:
-        joined = (n for n in range(len(parts), 1, -1) if Path(",".join(parts[:n]).strip()).exists())
+        # Not Path.exists, to which a name of many folders is an error.
+        joined = (
+            n for n in range(len(parts), 1, -1) if os.path.exists(",".join(parts[:n]).strip())
+        )
         size = next(joined, 1)
         items.append(",".join(parts[:size]).strip())
         del parts[:size]
@@ -217,10 +221,9 @@ def expand(item: str) -> list[Path]:
 def _run_folders(path: Path) -> list[Path]:
     if (path / METRICS_NAME).is_file():
         return [path]
-    of_hosts = [path, *sorted(path.glob("host_*"))]
-    inside = [
-        e for p in of_hosts for e in sorted(p.glob("seed_*")) if _SEED_FOLDER.fullmatch(e.name)
-    ]
+    if hosts := sorted(path.glob("host_*")):  # one with a single seed logs into its own folder
+        return [folder for host in hosts for folder in _run_folders(host)]
+    inside = sorted(e for e in path.glob("seed_*") if _SEED_FOLDER.fullmatch(e.name))
     for folder in inside or [path]:
         if not (folder / METRICS_NAME).is_file():
             raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import re
@@ -266,9 +267,12 @@ def _percent(share: dict[str, float]) -> str:
 
 
 def _free(run: Path) -> Path:
-    """Where nothing stands yet of an earlier contest."""
-    names = itertools.chain(["contest"], (f"contest-{n}" for n in itertools.count(2)))
-    return next(run / name for name in names if not (run / name / RESULT_NAME).exists())
+    """A new folder, the first that no other contest has."""
+    for number in itertools.count(1):
+        folder = run / ("contest" if number == 1 else f"contest-{number}")
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
 
 
 def run_contest(config: ContestConfig) -> dict[str, Any]:
@@ -282,7 +286,8 @@ def run_contest(config: ContestConfig) -> dict[str, Any]:
         raise UserError(f"--out={config.out} holds a contest; choose another folder")
     drivers = load_drivers(config.drivers)
     out = config.out or _free(_parts(config.drivers[0])[0])
-    out.mkdir(parents=True, exist_ok=True)
+    if config.out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     with from_the_beginning():
         raced = contest(drivers, config)
     result = {

@@ -12,7 +12,7 @@ from dreamer_jax.training.config import EnvConfig
 from dreamer_jax.training.environments import PLAIN, make_env
 from dreamer_jax.training.learner import Learner
 from envs.make import HeldOutSeeds
-from envs.vector import VectorEnv
+from envs.vector import EnvironmentDied, VectorEnv
 
 MOST_PARALLEL = 10
 MOST_FRAMES = 5000  # of the video
@@ -47,7 +47,11 @@ def evaluate(
     seeds = [HeldOutSeeds(first_seed + n, parallel) for n in range(parallel)]
     learners = keys.shape[0]
     make = make_env(config, **PLAIN)
-    with VectorEnv(make, seeds * learners, timeout=config.timeout) as env:
+    try:
+        env = VectorEnv(make, seeds * learners, timeout=config.timeout)
+    except (OSError, ValueError) as error:  # out of memory or files: they could be made before
+        raise EnvironmentDied(f"environments cannot be started: {error}") from error
+    with env:
         acting = jax.tree.map(lambda x: jnp.broadcast_to(x, (learners, *x.shape)), carry(parallel))
         game = _Game(env, learners, episodes)
         step = 0

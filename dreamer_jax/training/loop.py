@@ -181,7 +181,7 @@ class Run:
             self._check(self.update(), display)
             self.pretrained += 1
             display.say(f"trained on the driver's records: {self.pretrained}/{rounds}")
-        if self.pretrained < rounds:
+        if stop.requested:
             display.flush()
             self.save()
 

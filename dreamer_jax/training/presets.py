@@ -173,9 +173,9 @@ DREAMER_V2 = {
         cycle_size=800,
         updates=50,  # one for 16 decisions
         prefill=50_000,
-        batch=50,  # this, the replay and gamma by table D.1 of the paper
+        batch=50,  # this and gamma by table D.1 of the paper; its replay is twice as large
         length=50,
-        replay=2_000_000,
+        replay=1_000_000,
         agent=DreamerV2Config(gamma=0.995),
     ),
 }

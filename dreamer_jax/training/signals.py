@@ -33,7 +33,8 @@ class StopRequest:
         self.requested, self.code = True, 128 + number
         with contextlib.suppress(OSError, RuntimeError, ValueError):  # Ctrl-C ended `tee` too
             print(
-                "\nstopping: this cycle is finished and saved first (Ctrl-C again leaves at once)",
+                "\nstopping: what is under way is finished and saved first "
+                "(Ctrl-C again leaves at once)",
                 file=sys.stderr,
                 flush=True,
             )

@@ -22,6 +22,7 @@ from dreamer_jax.training.display import Display
 from dreamer_jax.training.loop import Run
 from dreamer_jax.training.presets import PRESETS
 from dreamer_jax.training.run_folder import RunFolder
+from dreamer_jax.training.signals import StopRequest
 
 PARTS = ("environments", "acting", "adding", "updates")
 
@@ -97,7 +98,7 @@ class Sized:
         display = Display(folder.path, run.members, self.config.cycles)
         self._stack.callback(display.close)
         run.start()
-        run.prefill(display)
+        run.prefill(display, StopRequest())
         run.env.step = self._timed("environments", run.env.step)
         run._act = self._timed("acting", run._act)
         run._add = self._timed("adding", run._add, wait=lambda: run.ring)

@@ -132,7 +132,7 @@ def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch, capsys):
     )
 
     def weights(**options):
-        loaded = assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig(**options))
+        loaded = assess.load_agent(tmp_path, DEBUG, **options)
         return loaded.step, float(loaded.state["w"][0])
 
     assert weights() == (4, 10_000.0)
@@ -141,12 +141,12 @@ def test_the_newest_checkpoints_are_averaged(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError, match=r"--average=4 .* holds 3 checkpoints up to cycle 3"):
         weights(average=4, checkpoint=3)
     every_other = replace(DEBUG, checkpoint_every=2)  # 1 and 3 came of stops
-    loaded = assess.load_agent(tmp_path, every_other, assess.EvaluateConfig(average=2))
+    loaded = assess.load_agent(tmp_path, every_other, average=2)
     assert float(loaded.state["w"][0]) == (100.0 + 10_000.0) / 2 and not loaded.stopped
     told = {"seeds": [3], "stopped": [0]}
     checkpoints.save(5, {"agent": {"w": jnp.ones(2)}}, told)
     monkeypatch.setattr(assess, "checkpoint_template", lambda *_: template)
-    assert assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig()).stopped == [0]
+    assert assess.load_agent(tmp_path, DEBUG).stopped == [0]
     assert "warning: seed 0 stopped when its loss" in capsys.readouterr().out
 
 
@@ -170,7 +170,7 @@ def test_an_environment_that_cannot_be_made_is_the_users_to_mend(
 
     monkeypatch.setattr(assess, "make_env", make_env)
     with pytest.raises(UserError, match=said):
-        assess.load_agent(tmp_path, DEBUG, assess.EvaluateConfig())
+        assess.load_agent(tmp_path, DEBUG)
 
 
 def test_an_evaluation_made_in_another_way_stays(tmp_path, monkeypatch, capsys):
@@ -200,8 +200,13 @@ def test_an_evaluation_made_in_another_way_stays(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.count("is kept as") == 3 and printed.count("95% interval of the mean") == 3
     assert printed.count("1 held-out episode,") == 2  # which has no interval
-    (tmp_path / "run" / "evaluation.json").write_text("{}")  # damaged
+    for damaged in ("{", "{}", "[]", '{"3": 7}'):
+        (tmp_path / "run" / "evaluation.json").write_text(damaged)
+        assess.assess_run(tmp_path / "run", assess.EvaluateConfig(episodes=1))
+    old = {"returns": [1.0], "first_track": 4, "cycle": 2}  # of before there were other ways
+    (tmp_path / "run" / "evaluation.json").write_text(json.dumps({"3": old}))
     assess.assess_run(tmp_path / "run", assess.EvaluateConfig(episodes=1))
+    assert (tmp_path / "run" / "evaluation-cycle2-tracks4-4.json").exists()
 
 
 @pytest.mark.parametrize("stock", [False, True])

@@ -210,10 +210,17 @@ def test_another_comparison_is_not_written_over(undrawn, two_arms, tmp_path, cap
     assert compare([*two_arms, "--out", str(out)], tmp_path) == 0
     kept = (out / "curves.csv").read_text()
     assert compare([two_arms[0], "--out", str(out)], tmp_path) == 2
-    assert "curves of ddim seed 0 in it would be lost" in capsys.readouterr().err
+    assert "curve of ddim seed 0 in it would be lost" in capsys.readouterr().err
     assert compare([two_arms[0], f"ddim={tmp_path}/d1", "--out", str(out)], tmp_path) == 2
     assert (out / "curves.csv").read_text() == kept
     made(tmp_path / "e", 7, 900.0)
+    assert compare([*two_arms, f"more={tmp_path}/e", "--out", str(out)], tmp_path) == 0
+    made(tmp_path / "f0", 0, 100.0)  # other runs of the same names and seeds
+    other = [two_arms[0], f"ddim={tmp_path}/f0,{tmp_path}/d1,{tmp_path}/d2", f"more={tmp_path}/e"]
+    assert compare([*other, "--out", str(out)], tmp_path) == 2
+    with (tmp_path / "d0" / "metrics.jsonl").open("a") as file:  # trained on
+        line = {"step": 30_500, "episode/return": 1.0, "episode/frames_total": 30_500}
+        file.write(json.dumps(line) + "\n")
     assert compare([*two_arms, f"more={tmp_path}/e", "--out", str(out)], tmp_path) == 0
 
 

@@ -79,9 +79,14 @@ def test_a_folder_of_many_seeds_counts_as_several(tmp_path):
 
 
 def test_seeds_of_several_hosts_are_one_group(tmp_path):
-    for host, seed in ((0, 1), (1, 0)):
+    """The last host has one alone, which logs into the host's folder."""
+    for host, seed in ((0, 1), (1, 0), (1, 3)):
         write_run(tmp_path / f"host_{host}" / f"seed_{seed}", seed=seed, config=None)
-    assert [r.seed for r in read_group("a", [str(tmp_path)])] == [0, 1]
+    write_run(tmp_path / "host_2", seed=2)
+    assert [r.seed for r in read_group("a", [str(tmp_path)])] == [0, 1, 2, 3]
+    (tmp_path / "host_3").mkdir()
+    with pytest.raises(UserError, match="host_3 is no run"):
+        read_group("a", [str(tmp_path)])
 
 
 def test_a_folder_may_have_commas_in_its_name(tmp_path):
@@ -97,6 +102,8 @@ def test_a_folder_may_have_commas_in_its_name(tmp_path):
     write_run(first, seed=3)
     groups = parse_groups([f"a={other}, {first},{tmp_path}/none"])
     assert groups["a"] == [str(other), str(first), f"{tmp_path}/none"]
+    many = [f"car_racing-laptop-seed{n}-20250101-120000" for n in range(200)]  # too long a name
+    assert parse_groups(["a=" + ",".join(many)])["a"] == many
 
 
 def test_a_learner_without_episodes_is_trained_on_where_its_run_is(tmp_path):

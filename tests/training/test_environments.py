@@ -149,7 +149,7 @@ def test_a_stop_while_it_trains_on_the_drivers_records_loses_nothing(tmp_path):
     """Saved after two of four rounds, it makes the other two and is as if it had not been."""
     config, states = replace(CONFIG, pretrain=4, cycles=1, eval_every=0), {}
 
-    def run_on(folder, stop, fresh, rounds):
+    def run_on(folder, stop, fresh, rounds, trains=True):
         with Run(make_numbers, config, folder) as run:
             display = Display(folder.path, run.members, 1, quiet=True)
             if fresh:
@@ -159,17 +159,18 @@ def test_a_stop_while_it_trains_on_the_drivers_records_loses_nothing(tmp_path):
                 run.load()
             run.pretrain(display, stop)
             assert (run.pretrained, run.updates) == (rounds, 2 * rounds)
-            if rounds == 4:
+            if trains:
                 run.train(display, StopRequest())
                 states[folder.path.name] = jax.device_get(run.state)
             display.close()
 
     with RunFolder.create(tmp_path / "whole", "run") as folder:
         run_on(folder, StopRequest(), True, 4)
-    with RunFolder.create(tmp_path / "stopped", "run") as folder:
-        run_on(folder, StopsAfter(2), True, 2)
-        run_on(folder, StopRequest(), False, 4)
-    jax.tree.map(np.testing.assert_array_equal, states["stopped"], states["whole"])
+    for stops in (2, 4):  # in the last one, too
+        with RunFolder.create(tmp_path / str(stops), "run") as folder:
+            run_on(folder, StopsAfter(stops), True, stops, trains=False)
+            run_on(folder, StopRequest(), False, 4)
+        jax.tree.map(np.testing.assert_array_equal, states[str(stops)], states["whole"])
 
 
 def test_a_stop_among_the_drivers_decisions_ends_them(tmp_path):

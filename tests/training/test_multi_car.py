@@ -1,6 +1,7 @@
 """Several cars on one track: training from the command line, and contests of trained drivers."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -125,7 +126,8 @@ def test_a_contest_from_the_command_line(pair, capsys):
 
 
 def test_a_contest_is_not_written_over(pair, tmp_path, monkeypatch, capsys):
-    (pair / "contest").mkdir(exist_ok=True)
+    pair = shutil.copytree(pair, tmp_path / "pair", ignore=shutil.ignore_patterns("contest*"))
+    (pair / "contest").mkdir()
     (pair / "contest" / "contest.json").write_text("kept")
     two = np.array([[[1.0]], [[2.0]]])
     raced = Raced(two, two > 0, two, np.zeros((0, 2, 2)))
