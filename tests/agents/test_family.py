@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from games import CONTINUOUS, DISCRETE, greedy, learn, play
+from games import CONTINUOUS, DISCRETE, greedy, learn, paid, play, seen
 
 from dreamer_jax.agents import planet
 from dreamer_jax.agents.dreamer_v1 import make_dreamer_v1
@@ -61,6 +61,29 @@ def test_it_learns_which_action_is_rewarded(name):
     assert {name for name in metrics if name.startswith("grad_norm/")} < set(agent.losses)
     assert all(np.all(np.isfinite(metrics[loss])) for loss in agent.losses)
     assert np.mean(greedy(agent, spec, state, KEY)[:, -1]) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("make", "config", "spec", "updates"),
+    [
+        (make_dreamer_v1, replace(V1, error_scale=20.0), CONTINUOUS, 800),
+        (make_dreamer_v2, V2, DISCRETE, 1200),
+        (make_dreamer_v2, replace(V2, reinforce=0.0), CONTINUOUS, 800),
+        (
+            make_dreamer_v3,
+            replace(V3, bins=41, discount_horizon=5.0, lr=3e-3, warmup=0),
+            DISCRETE,
+            1200,
+        ),
+        (make_planet, PLANET, CONTINUOUS, 800),
+    ],
+    ids=["v1", "v2 reinforce", "v2 dynamics", "v3", "planet"],
+)
+def test_it_learns_to_act_by_what_it_sees(make, config, spec, updates):
+    """Blind, it could make half of the rewards with discrete actions, none with continuous ones."""
+    agent = make(config, spec)
+    state, _ = learn(agent, spec, updates, KEY, seen)
+    assert paid(agent, spec, state, KEY) > 0.7
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,7 @@ def test_what_an_interruption_left_makes_room_first():
     assert choose([10, 13, 20, 25, 30], 4, 10) == [10, 20, 25, 30]  # better than none
     assert choose([13, 25], 1, 10) == [25] and choose([7], 3, 10) == [7]
     assert choose([], 3, 10) == []
+    assert choose([0, 3, 5], 2, 10) == [3, 5]  # before the first cycle none is due
 
 
 def test_a_stop_changes_nothing_of_what_is_kept(tmp_path):
