@@ -35,6 +35,7 @@ def test_other_errors_of_the_system_are_not_explained_away():
 def test_a_training_says_how_to_go_on(code):
     folder = SimpleNamespace(path="runs/x")
     run = SimpleNamespace(train=fails(code), run=fails(code), folder=folder)
+    run.pretrain = lambda *_: None
     with pytest.raises(UserError, match="then --resume runs/x"):
         command._train(run, display=None, fresh=False)
     with pytest.raises(UserError, match="then --resume runs/x"):
