@@ -11,6 +11,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Sequence
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -333,7 +334,7 @@ class _Worker:
         self.connection, theirs = context.Pipe()
         arguments = (theirs, payload, first, count)
         self.process = context.Process(target=worker.run_worker, args=arguments, daemon=True)
-        with theirs, _main_hidden(unless=b"__main__" in payload), worker.blocked():
+        with theirs, _main_hidden(unless=b"__main__" in payload), _stops_blocked():
             self.process.start()
         # Before multiprocessing's own end, which waits for SIGTERM.
         atexit.register(self.process.kill)
@@ -374,6 +375,18 @@ def _pickled(make_env: Callable) -> bytes:
             f"make_env: cannot be sent to another process ({error}); "
             "use envs.make.MakeEnv or a function at the top of a module."
         ) from error
+
+
+@contextlib.contextmanager
+def _stops_blocked():
+    """Signals to stop are blocked within, in what is started there too: it has no handlers yet, and
+    would die of what this process notes down."""
+    resource_tracker.ensure_running()  # it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,6 @@ import pickle
 import signal
 import tempfile
 import traceback
-from collections.abc import Iterator
-from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -102,7 +100,7 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
     # Both reach the group; the parent decides. What an environment starts can be ended by SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: None)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # see `blocked`
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)  # the parent blocked them until now
     envs: list[Env] = []
     current = first  # the environment an error is about
     try:
@@ -133,18 +131,6 @@ def run_worker(connection, payload: bytes, first: int, count: int) -> None:
             with contextlib.suppress(Exception):
                 env.close()
         connection.close()
-
-
-@contextlib.contextmanager
-def blocked() -> Iterator[None]:
-    """Signals to stop are blocked within, in what is started there too: it has no handlers yet, and
-    would die of what the parent notes down."""
-    resource_tracker.ensure_running()  # it would unblock them
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _ParentGone(Exception):

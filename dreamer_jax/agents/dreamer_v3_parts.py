@@ -36,7 +36,7 @@ class DreamerV3State:
 
 
 class Parts(NamedTuple):
-    """The networks; each can be swapped for another of the same call."""
+    """The networks, and what goes with them; each can be swapped for another of the same call."""
 
     world: WorldModel
     storage: Storage  # of states in the replay

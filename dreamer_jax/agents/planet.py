@@ -159,8 +159,8 @@ def overshoot(
     """Latent overshooting (equation 7): mean KL of the posterior from priors 2 .. D steps ahead.
 
     They start from every record that has one so far ahead. The posterior is a target here, without
-    gradient. Predictions across the end of an episode do not count. Free nats
-    are free for each state, as in the authors' program.
+    gradient. Predictions across the end of an episode do not count. Free nats are free for each
+    state, as in the authors' program.
     """
     sg = jax.lax.stop_gradient
     length, depth = batch.reward.shape[0], config.overshooting

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from dreamer_jax.training.run_folder import CONFIG_NAME, write_atomic
 from dreamer_jax.training.stage import Stage, Task
 from dreamer_jax.training.stages import check_kept, need_own, train_stages
 from dreamer_jax.training.statistics import crossed_interval, least_difference, with_interval
-from envs.vector import EnvironmentDied
 
 WHOLE = "nothing"  # is left out
 FAILURES = (2, 3)  # exit statuses, see `guarded`; others are of a stop
@@ -77,28 +77,36 @@ def _ablate(argv: Sequence[str], tasks: Mapping[str, Task], run: Run | None) -> 
     failed: dict[str, int] = {}
     for part, stage in plan.items():
         print(f"without {part}:", flush=True)
-        folder = _folder(out, part, options.seeds)
-        try:
-            if done[part]:  # its checkpoints may have been removed since
-                need_own(folder, options.seeds, (stage,))
-            elif code := train_stages(folder, options.seeds, (stage,), run):
-                if code not in FAILURES or part == WHOLE:
-                    return code
-                failed[part] = code
-                continue
-            else:
-                done[part] = _drive(folder, options)
-        except (UserError, EnvironmentDied) as error:
-            if part == WHOLE:
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            done[part], failed[part] = {}, FAILURES[isinstance(error, EnvironmentDied)]
-            continue
-        write(out, {name: x for name, x in done.items() if x}, everything)
+        code = guarded(partial(_make, done, part, stage, options, out, run))
+        if code in FAILURES and part != WHOLE:
+            done[part], failed[part] = {}, code
+        elif code:
+            return code
+        else:
+            write(out, {name: x for name, x in done.items() if x}, everything)
     print(f"table in {out / 'ablations.md'}")
     for part in failed:
         print(f"error: there is no row without {part}, see above", file=sys.stderr)
     return max(failed.values(), default=0)
+
+
+def _make(
+    done: dict[str, dict[int, Any]],
+    part: str,
+    stage: Stage,
+    options: AblationConfig,
+    out: Path,
+    run: Run | None,
+) -> int:
+    """Train and drive what `done` lacks of this part; the exit status."""
+    folder = _folder(out, part, options.seeds)
+    if done[part]:  # its checkpoints may have been removed since
+        need_own(folder, options.seeds, (stage,))
+        return 0
+    if code := train_stages(folder, options.seeds, (stage,), run):
+        return code
+    done[part] = _drive(folder, options)
+    return 0
 
 
 def _plan(options: AblationConfig, task: Task) -> dict[str, Stage]:

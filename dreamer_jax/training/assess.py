@@ -18,6 +18,7 @@ from dreamer_jax.errors import UserError
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.training.arms import make_agent
 from dreamer_jax.training.checkpoint import Checkpointer, Restored, choose
+from dreamer_jax.training.comparison_data import EVALUATION_NAME, how_driven
 from dreamer_jax.training.config import RunConfig, check, from_dict
 from dreamer_jax.training.environments import STOCK_ENDS, make_env, spec_of
 from dreamer_jax.training.evaluate import Played, evaluate
@@ -84,7 +85,7 @@ def assess_run(path: Path, options: EvaluateConfig) -> dict[str, dict[str, Any]]
             results[member.setting][str(member.seed)] = own
             print(table(member.label, summary, laps=config.env.id == RACE))
         for setting, own in results.items():  # beside the setting's runs
-            path = folder.path / setting / "evaluation.json"
+            path = folder.path / setting / EVALUATION_NAME
             _keep_former(path, own)
             write_atomic(path, json.dumps(own, indent=1))
         video = folder.path / "videos" / "evaluation.mp4"
@@ -115,8 +116,9 @@ def _way(results: Mapping[str, Any]) -> str:
     one = next(iter(results.values()))
     first, last = one["first_track"], one["first_track"] + len(one["returns"]) - 1
     words = ["evaluation", f"cycle{one['cycle']}", f"tracks{first}-{last}"]
-    words += [name for name in ("stock", "calm") if one.get(name)]  # older ones do not say
-    words += [f"average{one['average']}"] if one.get("average", 1) > 1 else []
+    how = how_driven(one)
+    words += [name for name in ("stock", "calm") if how[name]]
+    words += [f"average{how['average']}"] if how["average"] > 1 else []
     return "-".join(words) + ".json"
 
 

@@ -16,7 +16,7 @@ import tyro
 from dreamer_jax.errors import UserError
 from dreamer_jax.training.comparison import THRESHOLD, SeedRun, compare_groups
 from dreamer_jax.training.comparison_csv import (
-    names_and_seeds,
+    group_names,
     read_csv,
     write_curves,
     write_held_out,
@@ -184,19 +184,21 @@ def _spare_what_is_read(out: Path, places: Sequence[str]) -> None:
 def _spare_what_is_kept(out: Path, groups: Mapping[str, Sequence[SeedRun]]) -> None:
     """Raises UserError where `out` holds curves of another comparison."""
     path = out / CURVES_NAME
-    for name, seed in sorted(names_and_seeds(path)) if path.exists() else ():
-        frames, returns = read_csv(path, name)[1][seed]
-        goes_on = any(
-            run.seed == seed
-            and np.array_equal(run.frames[: len(frames)], frames)
-            and np.array_equal(run.returns[: len(frames)], returns)
-            for run in groups.get(name, ())
-        )
-        if not goes_on:
-            raise UserError(
-                f"--out={out} holds another comparison, and the curve of {name} seed {seed} in it "
-                "would be lost; choose another folder"
-            )
+    for name in group_names(path) if path.exists() else ():
+        own = {run.seed: run for run in groups.get(name, ())}
+        for seed, kept in read_csv(path, name)[1].items():
+            if seed not in own or not _goes_on(own[seed], *kept):
+                raise UserError(
+                    f"--out={out} holds another comparison, and the curve of {name} seed {seed} "
+                    "in it would be lost; choose another folder"
+                )
+
+
+def _goes_on(run: SeedRun, frames: np.ndarray, returns: np.ndarray) -> bool:
+    """Whether the run's curve begins with this one."""
+    number = len(frames)
+    same = (run.frames[:number], frames), (run.returns[:number], returns)
+    return all(np.array_equal(one, other) for one, other in same)
 
 
 def _check_threshold(threshold: float, task: str) -> None:

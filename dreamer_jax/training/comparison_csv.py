@@ -72,7 +72,7 @@ def read_csv(path: Path, group: str) -> tuple[bool, Episodes]:
       UserError: not such a file, no such group, or a damaged line.
     """
     columns, rows = _rows(path)
-    names = list(dict.fromkeys(row["group"] for _, row in rows))
+    names = _names(rows)
     if group not in names and len(names) != 1:
         raise UserError(
             f"{path} holds no group {group} but {', '.join(names) or 'nothing'}; use such a name"
@@ -92,10 +92,13 @@ def read_csv(path: Path, group: str) -> tuple[bool, Episodes]:
     }
 
 
-def names_and_seeds(path: Path) -> set[tuple[str, int]]:
-    """(group, seed) of every line. Raises UserError as `read_csv`."""
-    rows = _rows(path)[1]
-    return {(row["group"], _whole(path, line, "seed", row["seed"])) for line, row in rows}
+def group_names(path: Path) -> list[str]:
+    """Of such a file, in its order. Raises UserError as `read_csv`."""
+    return _names(_rows(path)[1])
+
+
+def _names(rows: Iterable[tuple[int, dict[str, Any]]]) -> list[str]:
+    return list(dict.fromkeys(row["group"] for _, row in rows))
 
 
 def _rows(path: Path) -> tuple[tuple[str, ...], list[tuple[int, dict[str, Any]]]]:

@@ -26,7 +26,7 @@ from dreamer_jax.training.learner import Learner, make_learner
 from dreamer_jax.training.logging import mp4
 from dreamer_jax.training.rules import check_tracks
 from dreamer_jax.training.run_folder import RunFolder, write_atomic
-from dreamer_jax.training.statistics import known_interval, with_interval
+from dreamer_jax.training.statistics import bootstrap_interval, with_interval
 from envs import MOST_CARS, RACE
 from envs.make import HeldOutSeeds
 from envs.vector import VectorEnv
@@ -216,7 +216,8 @@ def judge(raced: Raced) -> dict[str, Any]:
 
 def _share(table: np.ndarray) -> dict[str, float]:
     """[tracks, seatings] -> mean and its interval, None of one track."""
-    low, high = known_interval(table.mean(axis=-1), np.mean)
+    means = table.mean(axis=-1)
+    low, high = bootstrap_interval(means, np.mean) if len(means) > 1 else (None, None)
     return {"mean": float(table.mean()), "low": low, "high": high}
 
 

@@ -29,6 +29,7 @@ from dreamer_jax.training.members import parse_seeds, seeds_in_name
 from dreamer_jax.training.rules import CHANGEABLE, check_tracks, episode_rules
 from dreamer_jax.training.run_folder import CONFIG_NAME, RunFolder, write_atomic
 from dreamer_jax.training.stage import Stage
+from dreamer_jax.training.sweep_options import option_words
 
 SCORE_NAME = "score.json"
 
@@ -130,14 +131,12 @@ def _rules(config: RunConfig, stages: Sequence[Stage]) -> list[str]:
     """Options for the rules of episodes that `config` does not have as the last of `stages` does: a
     run falls back behind a stage whose first checkpoint is lost."""
     own, wanted = episode_rules(config), episode_rules(_planned(stages))
-    words: list[str] = []
-    for name in (name for name in wanted if own[name] != wanted[name]):
-        part, option = name.replace("_", "-").split(".")
-        if isinstance(wanted[name], bool):
-            words.append(f"--{part}.{'' if wanted[name] else 'no-'}{option}")
-        else:
-            words += [f"--{part}.{option}", str(wanted[name])]
-    return words
+    words = [
+        option_words(config, name, str(value))
+        for name, value in wanted.items()
+        if own[name] != value
+    ]
+    return [word.replace("_", "-") for own_words in words for word in own_words]
 
 
 def _planned(stages: Sequence[Stage]) -> RunConfig:

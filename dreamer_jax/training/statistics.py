@@ -61,13 +61,6 @@ def bootstrap_interval(
     return percentile_interval(np.concatenate(estimates), confidence)
 
 
-def known_interval(
-    x: ArrayLike, statistic: Callable[..., np.ndarray]
-) -> tuple[float, float] | tuple[None, None]:
-    """`bootstrap_interval`, or None twice for one value, which says nothing of how others lie."""
-    return bootstrap_interval(x, statistic) if np.size(x) > 1 else (None, None)
-
-
 def crossed_interval(
     x: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:

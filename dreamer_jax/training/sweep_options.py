@@ -40,7 +40,9 @@ def variants(
         if name == "preset" or name in names:
             raise UserError(f"--vary {entry}: {name} is set already, before or after the --")
         names.append(name)
-        axes.append([(_label(name, value), _words(defaults, name, value)) for value in values])
+        axes.append(
+            [(_label(name, value), option_words(defaults, name, value)) for value in values]
+        )
     return [
         (",".join(label for label, _ in choice), [word for _, words in choice for word in words])
         for choice in itertools.product(*axes)
@@ -55,7 +57,7 @@ def _label(name: str, value: str) -> str:
     return f"{name}=" + re.sub(r"[^\w.+-]", "_", value)  # names a folder
 
 
-def _words(defaults: RunConfig, name: str, value: str) -> list[str]:
+def option_words(defaults: RunConfig, name: str, value: str) -> list[str]:
     """The option as car_racing.py reads it; of switches there is one word for on, one for off."""
     now: Any = defaults
     for part in name.split("."):
