@@ -379,8 +379,7 @@ def _pickled(make_env: Callable) -> bytes:
 
 @contextlib.contextmanager
 def _stops_blocked():
-    """Signals to stop are blocked within, in what is started there too: it has no handlers yet, and
-    would die of what this process notes down."""
+    """So too in what is started within: it has no handlers yet, and would die of such a signal."""
     resource_tracker.ensure_running()  # it would unblock them
     before = signal.pthread_sigmask(signal.SIG_BLOCK, worker.STOP_SIGNALS)
     try:
