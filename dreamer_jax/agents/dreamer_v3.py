@@ -50,11 +50,11 @@ WATCHED = ("loss/total", "grad_norm/all")
 sg = jax.lax.stop_gradient
 
 
-def make_dreamer_v3(config: DreamerV3Config, spec: Spec) -> Agent:
-    """The agent as pure functions."""
+def make_dreamer_v3(config: DreamerV3Config, spec: Spec, losses: type[View] | None = None) -> Agent:
+    """The agent as pure functions; `losses` may be another form of `View`."""
     parts = make_parts(config, spec)
     optimiser = make_optimiser(config)
-    view = View(parts, config)
+    view = (losses or View)(parts, config)
 
     def init(key: jax.Array) -> DreamerV3State:
         """Fresh parameters and optimiser."""
@@ -132,7 +132,7 @@ class View(NamedTuple):
         losses |= self.kl_losses(posterior, prior)
         starts = last_states(posterior, self.config.last)
         features, actions, value, imagined = self.imagine(params, starts, batch, key)
-        returns = update_range(returns, imagined.returns, self.config.range_rate)
+        returns = update_range(returns, sg(imagined.returns), self.config.range_rate)
         losses |= self.behaviour_losses(params, slow, returns, features, actions, value, imagined)
         losses |= self.replay_value_loss(params, slow, posterior, batch, imagined.returns[0])
         total = sum(losses.values())
@@ -186,7 +186,7 @@ class View(NamedTuple):
         raw = parts.actor.apply(params["actor"], features[:-1])
         _, scale = offset_and_scale(returns)
         advantage = (imagined.returns - imagined.values[:-1]) / scale
-        score = parts.policy.log_prob(raw, actions) * advantage
+        score = self.score(raw, actions, advantage)
         entropy = parts.policy.entropy(raw)
         excess = parts.policy.excess(raw)
         gain = score + config.entropy_scale * entropy - config.excess_scale * excess
@@ -195,6 +195,10 @@ class View(NamedTuple):
             "loss/actor": -jnp.mean(imagined.weights * gain),
             "loss/value": jnp.mean(imagined.weights * error),
         }
+
+    def score(self, raw, actions, advantage) -> jax.Array:
+        """REINFORCE: what has the policy's gradient, [H, B]."""
+        return self.parts.policy.log_prob(raw, actions) * advantage
 
     def value_loss(self, params, slow, features, returns) -> jax.Array:
         """Cross entropy to the returns and to the slow copy's mean, each entry: [...]."""

@@ -30,14 +30,17 @@ class DreamerV3Config(CategoricalConfig):
     units: int = 256
     """Width of reward, continue, value, actor and vector networks."""
     layers: int = 3
-    """Hidden layers of these networks; reward and continue have one."""
+    """Hidden layers of these networks, but of reward's and continue's."""
+    head_layers: int = 1
+    """Hidden layers of reward's and continue's networks."""
     error_scale: float = 1.0
     """Weight of the squared errors of what is seen."""
-    numbers: Literal["two_hot", "gaussian"] = "two_hot"
+    numbers: Literal["two_hot", "symlog_two_hot", "gaussian"] = "two_hot"
     """What reward and value networks say of a number: two_hot = classes over symexp-spaced bins;
-    gaussian = the mean of a Normal, as in DreamerV1 and V2."""
+    symlog_two_hot = classes over even bins for its symlog (2023); gaussian = the mean of a Normal,
+    as in DreamerV1 and V2."""
     bins: int = 255
-    """two_hot: bins."""
+    """two_hot, symlog_two_hot: bins."""
 
     # World model
     dyn_scale: float = 1.0
@@ -57,6 +60,9 @@ class DreamerV3Config(CategoricalConfig):
     """1 / (1 - gamma), in decisions; gamma is part of the continue prediction."""
     lambda_: float = 0.95
     """Mixing of the lambda-return."""
+    actor_gradient: Literal["reinforce", "dynamics"] = "reinforce"
+    """Of continuous actions: reinforce, or through the dynamics (2023). Discrete actions have
+    reinforce."""
     entropy_scale: float = 3e-4
     """Weight of the policy's entropy (in nats) beside the normalised advantage."""
     excess_scale: float = 0.0
@@ -119,18 +125,20 @@ def sized(name: str) -> DreamerV3Config:
 
 def first_form(config: DreamerV3Config) -> DreamerV3Config:
     """The form of 2023: one block, a prior of one hidden layer, weaker KL, LayerNorm, an Adam each
-    for model, actor and value; no replay value loss, no stored latents.
+    for model, actor and value; reward's and continue's networks as deep as the others, bins for the
+    symlog of numbers, continuous actions learnt through the dynamics; no replay value loss, no
+    stored latents.
 
-    Two-hot bins stay those of 2025: means are taken of returns, not of their symlog. So do the
-    depth of reward's and continue's networks, the layers around the GRU, a zero first state (in
-    2023 it was learnt), the small first weights of the actor's last layer, the decoder's sigmoid
-    and the actor's gradient, REINFORCE also for continuous actions (in 2023 those were learnt
-    through the dynamics).
+    As in 2025 stay the layers around the GRU, a zero first state (in 2023 it was learnt), the small
+    first weights of the actor's last layer and the decoder's sigmoid.
     """
     return replace(
         config,
         blocks=1,
         prior_layers=1,
+        head_layers=config.layers,
+        numbers="symlog_two_hot",
+        actor_gradient="dynamics",
         dyn_scale=0.5,
         replay_value_scale=0.0,
         stored_latents=False,

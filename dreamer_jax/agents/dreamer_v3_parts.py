@@ -13,7 +13,7 @@ from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
 from dreamer_jax.agents.networks import make_world, mlp
 from dreamer_jax.nn.blocks import MLP, NormSiLU, RMSNormSiLU
 from dreamer_jax.ops.categorical import estimator
-from dreamer_jax.ops.heads import Head, gaussian_head, two_hot_head
+from dreamer_jax.ops.heads import Head, gaussian_head, symlog_two_hot_head, two_hot_head
 from dreamer_jax.ops.keys import named_key
 from dreamer_jax.ops.moments import Range, init_range
 from dreamer_jax.ops.optimisers import clipped_adam, dreamer_v3_optimiser
@@ -66,10 +66,11 @@ def make_parts(config: DreamerV3Config, spec: Spec) -> Parts:
         config.unimix,
         norm,
     )
-    head = two_hot_head(config.bins) if config.numbers == "two_hot" else gaussian_head()
+    heads = {"two_hot": two_hot_head, "symlog_two_hot": symlog_two_hot_head}
+    head = heads[config.numbers](config.bins) if config.numbers in heads else gaussian_head()
     dynamics = discrete_dynamics(rssm, estimator(config.estimator, config.temperature))
     return Parts(
-        world=make_world(config, spec, dynamics, head, norm, 1, scale=0.0),
+        world=make_world(config, spec, dynamics, head, norm, config.head_layers, scale=0.0),
         storage=(whole if config.estimator == "gumbel_softmax" else by_class)(rssm),
         actor=mlp(config, policy.outputs, norm, scale=0.01),
         value=mlp(config, head.outputs, norm, scale=0.0),

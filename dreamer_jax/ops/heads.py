@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dreamer_jax.ops import two_hot
+from dreamer_jax.ops.transforms import symexp, symlog
 
 
 class Head(NamedTuple):
@@ -41,4 +42,17 @@ def two_hot_head(number: int = 255) -> Head:
         number,
         lambda raw: two_hot.mean(raw, bins),
         lambda raw, target: two_hot.loss(raw, target, bins),
+    )
+
+
+def symlog_two_hot_head(number: int = 255, limit: float = 20.0) -> Head:
+    """Even bins for the number's symlog, in which the mean is taken (Hafner et al. 2023, eq. 8).
+
+    Raises ValueError for an even number.
+    """
+    bins = symlog(two_hot.symexp_bins(number, limit))
+    return Head(
+        number,
+        lambda raw: symexp(two_hot.mean(raw, bins)),
+        lambda raw, target: two_hot.loss(raw, symlog(target), bins),
     )

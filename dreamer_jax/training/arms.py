@@ -9,7 +9,7 @@ from dreamer_jax.agents.dlc_v1 import make_dlc_v1
 from dreamer_jax.agents.dlc_v1_ddim import make_dlc_v1_ddim
 from dreamer_jax.agents.dreamer_v1 import make_dreamer_v1
 from dreamer_jax.agents.dreamer_v2 import make_dreamer_v2
-from dreamer_jax.agents.dreamer_v3 import make_dreamer_v3
+from dreamer_jax.agents.dreamer_v3_dynamics import make_by_gradient
 from dreamer_jax.agents.planet import make_planet
 from dreamer_jax.nn.precision import in_format
 from dreamer_jax.training.config import RunConfig
@@ -20,7 +20,9 @@ MAKERS = {  # by algorithm and arm
     ("dlc_v1", "ddim"): lambda c, spec: make_dlc_v1_ddim(c.agent, c.generated, spec),
     ("dreamer_v1", "baseline"): lambda config, spec: make_dreamer_v1(config.agent, spec),
     ("dreamer_v2", "baseline"): lambda c, s: with_annealed_temperature(make_dreamer_v2, c.agent, s),
-    ("dreamer_v3", "baseline"): lambda c, s: with_annealed_temperature(make_dreamer_v3, c.agent, s),
+    ("dreamer_v3", "baseline"): lambda c, s: with_annealed_temperature(
+        make_by_gradient, c.agent, s
+    ),
     ("planet", "baseline"): lambda config, spec: make_planet(config.agent, spec),
 }
 

@@ -300,7 +300,7 @@ def _of_dreamer_v3(config: RunConfig) -> list[tuple[str, bool, str]]:
         ("agent.lr_anneal", falls or not agent.lr_anneal, f"use 0 or more than {rises}"),
         (
             "agent.bins",
-            agent.numbers != "two_hot" or odd,
+            agent.numbers == "gaussian" or odd,
             "use an odd number from 3 upwards",
         ),
         (

@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from games import CONTINUOUS, DISCRETE, greedy, learn, play
+from games import CONTINUOUS, DISCRETE, greedy, learn, paid, play, seen
 
 from dreamer_jax.agents.acting import last_states
 from dreamer_jax.agents.annealing import with_annealed_temperature
 from dreamer_jax.agents.dreamer_v3 import Imagined, View, make_dreamer_v3
 from dreamer_jax.agents.dreamer_v3_config import SIZES, DreamerV3Config, first_form, sized
+from dreamer_jax.agents.dreamer_v3_dynamics import DynamicsView, make_by_gradient
 from dreamer_jax.agents.dreamer_v3_parts import init_state, make_optimiser, make_parts
 from dreamer_jax.nn.blocks import NormSiLU, RMSNormSiLU
 from dreamer_jax.nn.precision import computing_in
@@ -310,10 +311,93 @@ def test_the_form_of_2023():
     norms = state.params["dynamics"]["params"]["cell"]["NormSiLU_0"]["LayerNorm_0"]
     assert set(norms) == {"scale", "bias"}
     assert (config.blocks, config.replay_value_scale, config.stored_latents) == (1, 0.0, False)
+    deep = first_form(replace(CONFIG, layers=3))
+    assert make_parts(deep, DISCRETE).world.reward.layers == 4 and deep.numbers == "symlog_two_hot"
     agent = make_dreamer_v3(config, DISCRETE)
     state, metrics = learn(agent, DISCRETE, 400, KEY)
     assert np.mean(greedy(agent, DISCRETE, state, KEY)[:, -1]) > 0.8
     assert np.all(np.isfinite(metrics["loss/total"]))
+
+
+def test_the_actor_may_be_led_through_the_dynamics():
+    """Its loss moves the actor alone; not at all where nothing that is predicted, or nothing of
+    the action, comes through."""
+    config = replace(CONFIG, actor_gradient="dynamics", horizon=2, entropy_scale=0.0)
+    parts, batch = make_parts(config, CONTINUOUS), play(CONTINUOUS, 0)
+    state = init_state(parts, CONTINUOUS, KEY, make_optimiser(config))
+    loud = jax.tree.map(
+        lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), state.params
+    )
+
+    def largest(view):
+        def loss(params):
+            _, (*_, metrics) = view.loss(params, state.slow, state.returns, batch, KEY)
+            return metrics["loss/actor"]
+
+        gradient = jax.jit(jax.grad(loss))
+        return lambda params: {
+            name: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
+            for name, tree in gradient(params).items()
+        }
+
+    led, reinforced = largest(DynamicsView(parts, config)), largest(View(parts, config))
+    moved = led(loud)
+    assert moved.pop("actor") > 1e-4 and not any(moved.values())
+    mute = {name: jax.tree.map(jnp.zeros_like, loud[name]) for name in ("reward", "value", "cont")}
+    assert led(loud | mute)["actor"] == 0.0
+    cell = loud["dynamics"]["params"]
+    blank = jax.tree.map(jnp.zeros_like, cell["inputs_2"])  # the layer of the action
+    deaf = loud | {"dynamics": {"params": cell | {"inputs_2": blank}}}
+    assert led(deaf)["actor"] == 0.0 and reinforced(deaf)["actor"] > 1e-4
+
+
+def test_the_gradient_through_the_dynamics_is_that_of_small_steps():
+    """One step ahead, in soft latents, of actions within their bounds: where nothing is cut."""
+    config = replace(
+        CONFIG, actor_gradient="dynamics", estimator="gumbel_softmax", horizon=1, numbers="gaussian"
+    )
+    parts, batch = make_parts(config, CONTINUOUS), play(CONTINUOUS, 0)
+    wide = parts.policy
+    narrow = wide._replace(sample=lambda raw, key: 0.2 * wide.sample(raw, key))
+    view = DynamicsView(parts._replace(policy=narrow), config)
+    state = init_state(parts, CONTINUOUS, KEY, make_optimiser(config))
+    loud = jax.tree.map(
+        lambda x: x + 0.3 * jax.random.normal(jax.random.key(x.size), x.shape), state.params
+    )
+    starts = last_states(view.observe(loud, batch, KEY)[0], config.last)
+    first, *others = jax.tree.leaves(loud["actor"])
+    structure = jax.tree.structure(loud["actor"])
+    along = jax.random.normal(KEY, first.shape)
+
+    @jax.jit
+    def loss(step):
+        actor = jax.tree.unflatten(structure, [first + step * along, *others])
+        moved = loud | {"actor": actor}
+        features, actions, value, imagined = view.imagine(moved, starts, batch, KEY)
+        losses = view.behaviour_losses(
+            moved, state.slow, state.returns, features, actions, value, imagined
+        )
+        return losses["loss/actor"]
+
+    slope, steps = float(jax.grad(loss)(0.0)), [float(loss(h)) for h in (-1e-2, 1e-2)]
+    assert abs(slope) > 1e-3
+    assert slope == pytest.approx((steps[1] - steps[0]) / 2e-2, rel=0.02)
+
+
+def test_led_through_the_dynamics_it_learns_from_what_it_sees():
+    """Half the episodes ask for the opposite action: 0.0 without sight, and below it with a wrong
+    sign. Discrete actions are learnt by REINFORCE whatever the setting says."""
+    config = replace(first_form(CONFIG), lr=1e-2, behaviour_lr=3e-3)
+    agent = make_by_gradient(config, CONTINUOUS)
+    state, metrics = learn(agent, CONTINUOUS, 800, KEY, seen)
+    assert paid(agent, CONTINUOUS, state, KEY) > 0.7
+    assert np.all(np.isfinite(metrics["loss/total"]))
+    batch, state = play(DISCRETE, 0), jax.jit(make_dreamer_v3(config, DISCRETE).init)(KEY)
+    same = [
+        jax.jit(make(config, DISCRETE).update)(state, batch, KEY)[1]["loss/actor"]
+        for make in (make_by_gradient, make_dreamer_v3)
+    ]
+    assert same[0] == same[1]
 
 
 def test_the_step_sizes_of_adam_may_fall_too():

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from dreamer_jax.ops import categorical, moments, optimisers, two_hot
+from dreamer_jax.ops.heads import symlog_two_hot_head, two_hot_head
 
 KEY = jax.random.key(0)
 LOGITS = jax.random.normal(jax.random.key(1), (4, 3, 5))  # [B, V, K]
@@ -23,6 +24,21 @@ def test_two_hot_by_hand():
     got = two_hot.two_hot(jnp.array([5.5, 5.0, -3.0, 12.0]), bins)
     want = [[0, 0, 0.8, 0.2, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
     np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_a_mean_in_symlog_by_hand():
+    """Half of the weight at the symlogs 1 and 3: their mean is 2, whose number is e^2 - 1; by bins
+    of numbers it is the mean of e - 1 and e^3 - 1."""
+    raw = jnp.full(41, -jnp.inf).at[jnp.array([21, 23])].set(0.0)  # bins of -20, -19, .. 20
+    assert symlog_two_hot_head(41).mean(raw) == pytest.approx(np.e**2 - 1, rel=1e-5)
+    assert two_hot_head(41).mean(raw) == pytest.approx((np.e + np.e**3) / 2 - 1, rel=1e-5)
+    # The target e^1.25 - 1 lies a quarter of the way from the bin of 1 to that of 2.
+    some = jnp.arange(41.0) / 10
+    log_p = jax.nn.log_softmax(some)
+    loss = symlog_two_hot_head(41).loss(some, jnp.float32(np.e**1.25 - 1))
+    assert loss == pytest.approx(-0.75 * float(log_p[21]) - 0.25 * float(log_p[22]), rel=1e-4)
+    with pytest.raises(ValueError, match="number=40 cannot be"):
+        symlog_two_hot_head(40)
 
 
 def test_bins_are_symmetric_and_dense_around_zero():
