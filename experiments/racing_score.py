@@ -24,12 +24,12 @@ RECIPE = (
         "--env.road-goes-on",
     ),
     # To stay on the road: wheels off it cost (from the start they would teach to stand still).
-    Stage(cycles=140, settings="--env.idle-limit 250 --env.off-road-cost 1"),
+    Stage(cycles=70, settings="--env.idle-limit 250 --env.off-road-cost 1"),
     # To finish the lap on any track, and not to turn round after a spin; to touch every tile, and
     # the grass less. The checkpoints kept are for the mean of their weights.
     Stage(
         cycles=280,
-        settings="--env.both-ways --env.backwards-ends --env.off-road-cost 3 --keep 9",
+        settings="--env.both-ways --env.backwards-ends --env.off-road-cost 4 --keep 9",
     ),
 )
 
