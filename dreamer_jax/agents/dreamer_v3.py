@@ -105,7 +105,7 @@ def make_dreamer_v3(config: DreamerV3Config, spec: Spec, losses: type[View] | No
 
 
 class Imagined(NamedTuple):
-    """Heads on imagined states; no gradient."""
+    """Heads on imagined states."""
 
     values: jax.Array  # [H + 1, B]
     returns: jax.Array  # [H, B]
@@ -158,25 +158,35 @@ class View(NamedTuple):
     def imagine(self, params: Params, start: DiscreteState, batch: Transition, key):
         """Rollouts under the actor: features [H + 1, B, F], actions [H, B, A], value, Imagined.
 
-        Of these only the value, raw [H + 1, B, bins], has a gradient, to its own parameters.
+        The value, raw [H + 1, B, bins], has a gradient to its own parameters; Imagined has what
+        `kept` leaves of the actor's, the rest none.
         """
         parts, world, fixed = self.parts, self.parts.world, sg(params)
+        actor = self.kept(params["actor"])
 
         def policy(features, key):
-            raw = parts.actor.apply(fixed["actor"], features)
+            raw = parts.actor.apply(actor, sg(features))
             return parts.policy.sample(raw, key), parts.policy.entropy(raw)
 
         step = partial(world.imagine, fixed)
         path = rollout(step, policy, sg(start), self.config.horizon, named_key(key, "imagine"))
-        features = sg(path.states.features)
+        features = self.kept(path.states.features)
         rewards = world.rewards(fixed, features)
         continues = world.continues(fixed, features)
-        value = parts.value.apply(params["value"], features)
-        values = sg(parts.head.mean(value))
+        value = parts.value.apply(params["value"], sg(features))
+        values = self.values(params, features, value)
         returns = lambda_returns(rewards[1:], continues[1:], values[1:], self.config.lambda_)
         weights = survival_weights(continues[1:], alive(batch.is_terminal, self.config.last))
-        imagined = Imagined(values, returns, weights, rewards, continues)
-        return features, sg(path.actions), value, sg(imagined)
+        imagined = Imagined(values, returns, sg(weights), rewards, continues)
+        return sg(features), sg(path.actions), value, self.kept(imagined)
+
+    def kept(self, tree: Any) -> Any:
+        """What imagination leaves of the gradient through it: nothing."""
+        return sg(tree)
+
+    def values(self, params, features, value) -> jax.Array:
+        """Of imagined states, [H + 1, B]; `value` is the value network's answer to them."""
+        return sg(self.parts.head.mean(value))
 
     def behaviour_losses(
         self, params, slow, returns, features, actions, value, imagined

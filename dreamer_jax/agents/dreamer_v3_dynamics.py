@@ -8,17 +8,13 @@ whose features the actor sees without gradient.
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import jax
 
-from dreamer_jax.agents.acting import alive
-from dreamer_jax.agents.dreamer_v3 import Imagined, View, make_dreamer_v3
+from dreamer_jax.agents.dreamer_v3 import View, make_dreamer_v3
 from dreamer_jax.agents.dreamer_v3_config import DreamerV3Config
-from dreamer_jax.imagination import rollout
-from dreamer_jax.ops.keys import named_key
-from dreamer_jax.ops.returns import lambda_returns, survival_weights
-from dreamer_jax.types import Agent, Params, Spec, Transition
+from dreamer_jax.types import Agent, Params, Spec
 
 sg = jax.lax.stop_gradient
 
@@ -32,25 +28,13 @@ def make_by_gradient(config: DreamerV3Config, spec: Spec) -> Agent:
 class DynamicsView(View):
     """The same losses but the actor's."""
 
-    def imagine(self, params: Params, start, batch: Transition, key):
-        """As in `View`; returns, values, rewards and continues have the actor's gradient here."""
-        parts, world, fixed = self.parts, self.parts.world, sg(params)
+    def kept(self, tree: Any) -> Any:
+        """All of it."""
+        return tree
 
-        def policy(features, key):
-            raw = parts.actor.apply(params["actor"], sg(features))
-            return parts.policy.sample(raw, key), parts.policy.entropy(raw)
-
-        step = partial(world.imagine, fixed)
-        path = rollout(step, policy, sg(start), self.config.horizon, named_key(key, "imagine"))
-        features = path.states.features
-        rewards = world.rewards(fixed, features)
-        continues = world.continues(fixed, features)
-        values = parts.head.mean(parts.value.apply(fixed["value"], features))
-        returns = lambda_returns(rewards[1:], continues[1:], values[1:], self.config.lambda_)
-        weights = sg(survival_weights(continues[1:], alive(batch.is_terminal, self.config.last)))
-        imagined = Imagined(values, returns, weights, rewards, continues)
-        value = parts.value.apply(params["value"], sg(features))
-        return sg(features), sg(path.actions), value, imagined
+    def values(self, params: Params, features: jax.Array, value: jax.Array) -> jax.Array:
+        """As in `View`, with the gradient through the states and none to the value network."""
+        return self.parts.head.mean(self.parts.value.apply(sg(params["value"]), features))
 
     def score(self, raw, actions, advantage) -> jax.Array:
         """The advantage itself, [H, B]."""

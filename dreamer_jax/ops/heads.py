@@ -45,12 +45,12 @@ def two_hot_head(number: int = 255) -> Head:
     )
 
 
-def symlog_two_hot_head(number: int = 255, limit: float = 20.0) -> Head:
+def symlog_two_hot_head(number: int = 255) -> Head:
     """Even bins for the number's symlog, in which the mean is taken (Hafner et al. 2023, eq. 8).
 
     Raises ValueError for an even number.
     """
-    bins = symlog(two_hot.symexp_bins(number, limit))
+    bins = symlog(two_hot.symexp_bins(number))
     return Head(
         number,
         lambda raw: symexp(two_hot.mean(raw, bins)),
